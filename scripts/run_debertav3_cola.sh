@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# AdaLoRA on DeBERTaV3-base for CoLA.
+# Values: NLU/scripts/run_debertav3_cola.sh of github.com/QingruZhang/AdaLoRA at commit f6968aa.
+# Flags given here are appended, and the last one counts:
+#   bash scripts/run_debertav3_cola.sh --data_dir FOLDER --seed 7
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/find_python.sh"
+
+exec "$python" -m torch.distributed.launch --master_port=8679 --nproc_per_node=1 \
+  "$project_root/examples/text-classification/run_glue.py" \
+  --model_name_or_path microsoft/deberta-v3-base \
+  --task_name cola \
+  --apply_lora --apply_adalora --lora_type svd \
+  --target_rank 1 --lora_r 3 --lora_alpha 32 \
+  --reg_orth_coef 0.1 \
+  --init_warmup 800 --final_warmup 3500 --mask_interval 10 \
+  --beta1 0.85 --beta2 0.85 \
+  --lora_module query,key,value,intermediate,layer.output,attention.output \
+  --do_train --do_eval \
+  --max_seq_length 64 \
+  --per_device_train_batch_size 32 --learning_rate 8e-4 \
+  --num_train_epochs 25 --warmup_steps 100 \
+  --cls_dropout 0.10 --weight_decay 0.00 \
+  --evaluation_strategy steps --eval_steps 100 \
+  --save_strategy steps --save_steps 10000 \
+  --logging_steps 10 --tb_writter_loginterval 100 --report_to tensorboard \
+  --seed 6 \
+  --root_output_dir ./output/glue/cola \
+  --overwrite_output_dir \
+  "$@"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Sets the environment up as the quickstart does, then runs the linter, the type checker and the
+# test suite. Arguments go to pytest:  bash scripts/test.sh tests/report -k table
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
+
+cd "$project_root"
+echo "ruff"
+"$environment_python" -m ruff check .
+echo "mypy"
+"$environment_python" -m mypy
+echo "pytest"
+exec "$environment_python" -m pytest "$@"
