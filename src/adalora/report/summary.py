@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
 from adalora.report.plan import facts_table
@@ -83,6 +83,23 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+class _Command:
+    """A shell command, continued over lines so that it survives copying from a narrow output."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for word in self.command.split(" "):
+            # Two columns of indentation before the line and two for its continuation mark.
+            if lines[-1] and len(lines[-1]) + 1 + len(word) > options.max_width - 4:
+                lines.append("  " + word)
+            else:
+                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+        yield Text("  " + " \\\n  ".join(lines), overflow="fold", no_wrap=False)
+
+
 def run_summary(run: RunSummary) -> Group:
     """Return the summary as something rich can print at any width."""
     rows: list[tuple[str, str]] = []
@@ -124,6 +141,5 @@ def run_summary(run: RunSummary) -> Group:
     if run.next_commands:
         parts.append(Text("\nNext", style="bold"))
         for reason, command in run.next_commands:
-            # Not wrapped by us: a command must survive copying from an 80-column log.
-            parts += [Text(f"{reason}:"), Text(f"  {command}", no_wrap=True, overflow="ignore")]
+            parts += [Text(f"{reason}:"), _Command(command)]
     return Group(*parts)
