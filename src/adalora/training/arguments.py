@@ -1,0 +1,428 @@
+"""What a run is told: four dataclasses that check themselves, in the original's names.
+
+The flags are those of the original ``run_glue.py`` (facts: QingruZhang/AdaLoRA,
+NLU/examples/text-classification/run_glue.py and NLU/src/transformers/training_args.py) on top of
+the installed ``transformers.TrainingArguments``. ``adalora.training.parser`` turns a command line
+into them. Every mistake is a ``UserError`` that shows the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import transformers
+
+from adalora.errors import UserError
+
+__all__ = [
+    "AdaLoraTrainingArguments",
+    "DataArguments",
+    "MethodArguments",
+    "ModelArguments",
+]
+
+LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
+BASE_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class ModelArguments:
+    """Which pretrained encoder to start from, and how it is loaded."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model_name_or_path: str = field(
+        metadata=_help("Hub id, local folder, or `nano` for the built-in miniature DeBERTaV3.")
+    )
+    config_name: str | None = field(
+        default=None, metadata=_help("Configuration, if not that of the model.")
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata=_help("Tokenizer, if not that of the model.")
+    )
+    cache_dir: str | None = field(
+        default=None, metadata=_help("Where files from the hub are kept.")
+    )
+    use_fast_tokenizer: bool = field(
+        default=True, metadata=_help("Use the tokenizer of the `tokenizers` library.")
+    )
+    model_revision: str = field(
+        default="main", metadata=_help("Branch, tag or commit of the model on the hub.")
+    )
+    use_auth_token: bool = field(
+        default=False, metadata=_help("Send the hub token of `hf auth login` (private models).")
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata=_help("Allow a model that brings its own code; refused otherwise.")
+    )
+    base_dtype: str = field(
+        default="float32",
+        metadata=_help("Type of the frozen weights: float32, bfloat16 or float16."),
+    )
+    position_query_bypass: bool = field(
+        default=False,
+        metadata=_help(
+            "DeBERTa: compute the positional query without the adapter, as the original did; "
+            "such a model cannot be merged exactly."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        if self.base_dtype not in BASE_DTYPES:
+            raise UserError(
+                f"--base_dtype is {self.base_dtype!r}; choose one of {', '.join(BASE_DTYPES)}."
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type the base weights are loaded in."""
+        return BASE_DTYPES[self.base_dtype]
+
+
+@dataclass
+class MethodArguments:
+    """How the model is adapted: LoRA, its SVD form, AdaLoRA, bottleneck adapters, BitFit.
+
+    With none of them the whole model is fine-tuned, as in the original.
+    """
+
+    _argument_group_name: ClassVar[str] = "adaptation method"
+
+    apply_lora: bool = field(default=False, metadata=_help("Adapt with low-rank matrices."))
+    lora_type: str = field(
+        default="frd",
+        metadata=_help("`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q."),
+    )
+    lora_module: str = field(
+        default="query,value",
+        metadata=_help(
+            f"Adapted matrices, comma-separated: any of {LORA_MODULES}, "
+            "or re:PATTERN over module paths."
+        ),
+    )
+    lora_alpha: int = field(
+        default=16, metadata=_help("Scale: the update is multiplied by lora_alpha / lora_r.")
+    )
+    lora_r: int | None = field(
+        default=None, metadata=_help("Rank of every adapted matrix at the start (init_rank).")
+    )
+    lora_dropout: float = field(
+        default=0.0, metadata=_help("Dropout on the input of the low-rank update.")
+    )
+    lora_path: str | None = field(
+        default=None,
+        metadata=_help("Start from these LoRA weights: a run's model folder or a .bin file."),
+    )
+    apply_adapter: bool = field(default=False, metadata=_help("Adapt with bottleneck adapters."))
+    adapter_path: str | None = field(
+        default=None, metadata=_help("Start from these bottleneck adapter weights.")
+    )
+    adapter_type: str = field(default="houlsby", metadata=_help("`houlsby` or `pfeiffer`."))
+    adapter_size: int = field(default=64, metadata=_help("Width of the bottleneck."))
+    apply_bitfit: bool = field(default=False, metadata=_help("Train the biases of the base."))
+    reg_loss_wgt: float = field(
+        default=0.0,
+        metadata=_help(
+            "Weight of the consistency loss between two dropout passes (classification only)."
+        ),
+    )
+    masking_prob: float = field(
+        default=0.0,
+        metadata=_help("Probability of masking a token in the second pass of --reg_loss_wgt."),
+    )
+    reg_orth_coef: float = field(
+        default=0.0, metadata=_help("Coefficient of the orthogonality penalty.")
+    )
+    apply_adalora: bool = field(
+        default=False,
+        metadata={
+            "help": "Allocate a global budget of singular values (needs --apply_lora "
+            "--lora_type svd). --apply_rankselector is the name in the original's MRPC script.",
+            "aliases": ["--apply_rankselector"],
+        },
+    )
+    target_rank: int = field(default=16, metadata=_help("Average rank per matrix at the end."))
+    target_total_rank: int | None = field(
+        default=None,
+        metadata=_help("Triplets in the whole model at the end; overrides --target_rank."),
+    )
+    init_warmup: float = field(
+        default=4500,
+        metadata=_help("Steps before the budget shrinks; below 1, a fraction of all steps."),
+    )
+    final_warmup: float = field(
+        default=12000,
+        metadata=_help("Last steps with a fixed budget; below 1, a fraction of all steps."),
+    )
+    mask_interval: int = field(default=10, metadata=_help("Steps between two allocations."))
+    beta1: float = field(default=0.85, metadata=_help("Average of the sensitivity."))
+    beta2: float = field(default=0.85, metadata=_help("Average of its uncertainty."))
+    tb_writter_loginterval: int = field(
+        default=500, metadata=_help("Steps between TensorBoard records of ranks and penalty.")
+    )
+
+    def __post_init__(self) -> None:
+        if self.lora_type not in ("frd", "svd"):
+            raise UserError(f"--lora_type is {self.lora_type!r}; choose frd or svd.")
+        if self.adapter_type not in ("houlsby", "pfeiffer"):
+            raise UserError(f"--adapter_type is {self.adapter_type!r}; choose houlsby or pfeiffer.")
+        if self.apply_adalora and not (self.apply_lora and self.lora_type == "svd"):
+            raise UserError(
+                "--apply_adalora needs --apply_lora --lora_type svd: it prunes singular values, "
+                f"and here apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}."
+            )
+        if self.apply_lora and (self.lora_r is None or self.lora_r < 1):
+            raise UserError(
+                f"--apply_lora needs --lora_r of at least 1, for example --lora_r 8; "
+                f"got {self.lora_r}."
+            )
+        if self.lora_path and not self.apply_lora:
+            raise UserError(f"--lora_path {self.lora_path} needs --apply_lora.")
+        if self.adapter_path and not self.apply_adapter:
+            raise UserError(f"--adapter_path {self.adapter_path} needs --apply_adapter.")
+        if self.reg_orth_coef and not self.apply_lora:
+            raise UserError(f"--reg_orth_coef {self.reg_orth_coef} needs --apply_lora.")
+        if self.masking_prob and not self.reg_loss_wgt:
+            raise UserError(
+                f"--masking_prob {self.masking_prob} masks the second pass of the consistency "
+                "loss and does nothing without --reg_loss_wgt above 0."
+            )
+        at_least: tuple[tuple[str, float, float], ...] = (
+            ("adapter_size", self.adapter_size, 1),
+            ("mask_interval", self.mask_interval, 1),
+            ("tb_writter_loginterval", self.tb_writter_loginterval, 1),
+            ("target_rank", self.target_rank, 0),
+            ("init_warmup", self.init_warmup, 0),
+            ("final_warmup", self.final_warmup, 0),
+            ("reg_orth_coef", self.reg_orth_coef, 0),
+            ("reg_loss_wgt", self.reg_loss_wgt, 0),
+        )
+        for name, value, least in at_least:
+            if not value >= least:
+                raise UserError(f"--{name} is {value}; it must be at least {least}.")
+        for name, value in (
+            ("lora_dropout", self.lora_dropout),
+            ("masking_prob", self.masking_prob),
+        ):
+            if not 0 <= value < 1:
+                raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.")
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """The names in ``lora_module``, in the user's order.
+
+        A ``re:PATTERN`` may hold commas, so it is taken whole.
+        """
+        if self.lora_module.startswith("re:"):
+            return (self.lora_module,)
+        return tuple(name.strip() for name in self.lora_module.split(",") if name.strip())
+
+    @property
+    def name(self) -> str:
+        """The method in a word or two, for summaries."""
+        parts = []
+        if self.apply_lora:
+            if self.apply_adalora:
+                parts.append("AdaLoRA")
+            else:
+                parts.append("LoRA" if self.lora_type == "frd" else "SVD-LoRA (fixed rank)")
+        if self.apply_adapter:
+            parts.append(f"{self.adapter_type.capitalize()} adapters")
+        if self.apply_bitfit:
+            parts.append("BitFit")
+        return " + ".join(parts) or "full fine-tuning"
+
+
+@dataclass
+class DataArguments:
+    """Which examples, and how they become tokens."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    task_name: str | None = field(
+        default=None,
+        metadata=_help(
+            "GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax; "
+            "`mini-` before it takes the built-in miniature."
+        ),
+    )
+    data_dir: str | None = field(
+        default=None, metadata=_help("Folder of the official GLUE download (TSV files).")
+    )
+    train_file: str | None = field(
+        default=None, metadata=_help("Training data: CSV, TSV, JSON, JSON lines or Parquet.")
+    )
+    validation_file: str | None = field(default=None, metadata=_help("Validation data, likewise."))
+    test_file: str | None = field(default=None, metadata=_help("Test data, likewise."))
+    max_seq_length: int = field(
+        default=128, metadata=_help("Tokens after which a text is cut off.")
+    )
+    overwrite_cache: bool = field(
+        default=False, metadata=_help("Tokenise again even if a cached result exists.")
+    )
+    pad_to_max_length: bool = field(
+        default=False,
+        metadata=_help(
+            "Pad every text to max_seq_length. The original's default; the results are the same "
+            "to rounding without it, several times faster."
+        ),
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata=_help("Use only the first N training examples.")
+    )
+    max_val_samples: int | None = field(
+        default=None, metadata=_help("Use only the first N validation examples.")
+    )
+    max_test_samples: int | None = field(
+        default=None, metadata=_help("Use only the first N test examples.")
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length < 4:
+            raise UserError(f"--max_seq_length is {self.max_seq_length}; it must be at least 4.")
+        for name in ("max_train_samples", "max_val_samples", "max_test_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} is {value}; it must be at least 1.")
+        if self.task_name is None and not (self.train_file or self.validation_file):
+            raise UserError(
+                "No data was named: give --task_name (a GLUE task, or mini-sst2 and so on for the "
+                "built-in miniature), or your own --train_file and --validation_file."
+            )
+
+
+@dataclass
+class AdaLoraTrainingArguments(transformers.TrainingArguments):
+    """The installed ``TrainingArguments`` with the original's flags that it no longer has.
+
+    Departures from both: results go to ``root_output_dir`` (``model/``, ``log/``, ``log.txt``);
+    TensorBoard is on unless ``--report_to none``; without an accelerator the CPU is chosen by
+    itself, which two launched processes need to form one job (they would train two models
+    otherwise); fp16 without a GPU is an error instead of being ignored.
+    """
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    root_output_dir: str | None = field(
+        default=None,
+        metadata=_help(
+            "Folder of the run: model/ (artefact and checkpoints), log/ (TensorBoard), log.txt "
+            "and results. --output_dir is taken for it when this is not given."
+        ),
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata=_help("Start again where an earlier run left files; they are replaced."),
+    )
+    evaluation_strategy: str | None = field(
+        default=None, metadata=_help("Old name of --eval_strategy: no, steps or epoch.")
+    )
+    warmup_ratio: float | None = field(
+        default=None, metadata=_help("Learning-rate warm-up as a fraction of all steps.")
+    )
+    cls_dropout: float | None = field(
+        default=None, metadata=_help("Dropout before the classifier; default: the model's own.")
+    )
+    no_cuda: bool = field(default=False, metadata=_help("Old name of --use_cpu."))
+    use_deterministic_algorithms: bool = field(
+        default=False,
+        metadata=_help("Only deterministic kernels; an operation without one is an error."),
+    )
+    per_gpu_train_batch_size: int | None = field(
+        default=None, metadata=_help("Old name of --per_device_train_batch_size.")
+    )
+    per_gpu_eval_batch_size: int | None = field(
+        default=None, metadata=_help("Old name of --per_device_eval_batch_size.")
+    )
+    adafactor: bool = field(default=False, metadata=_help("Old name of --optim adafactor."))
+    group_by_length: bool = field(
+        default=False, metadata=_help("Old name of --train_sampling_strategy group_by_length.")
+    )
+    report_to: None | str | list[str] = field(
+        default="tensorboard",
+        metadata=_help("Where logs go: tensorboard, wandb, ..., all or none."),
+    )
+
+    def __post_init__(self) -> None:
+        root = self.root_output_dir or self.output_dir or os.path.join("output", "run")
+        self.root_output_dir = os.path.expanduser(root)
+        self.output_dir = os.path.join(self.root_output_dir, "model")
+        if self.run_name is None:
+            self.run_name = self.root_output_dir
+        self._take_old_names()
+        self._choose_device()
+        self._check()
+        try:
+            super().__post_init__()
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"The training flags do not fit together: {error}") from error
+
+    def _take_old_names(self) -> None:
+        """Carry the values of flags that transformers renamed or removed to where they live now."""
+        if self.evaluation_strategy is not None:
+            self.eval_strategy = self.evaluation_strategy
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1:
+                raise UserError(
+                    f"--warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1."
+                )
+            # transformers 5 reads a warm-up below 1 as a fraction; explicit steps win, as in 4.4.
+            if not self.warmup_steps:
+                self.warmup_steps = self.warmup_ratio
+        if self.per_gpu_train_batch_size is not None:
+            self.per_device_train_batch_size = self.per_gpu_train_batch_size
+        if self.per_gpu_eval_batch_size is not None:
+            self.per_device_eval_batch_size = self.per_gpu_eval_batch_size
+        if self.adafactor:
+            self.optim = "adafactor"
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+
+    def _choose_device(self) -> None:
+        accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+        self.use_cpu = self.use_cpu or self.no_cuda or not accelerator
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+            if self.fp16:
+                raise UserError(
+                    "--fp16 needs a GPU and this run is on the CPU; use --bf16 there, or no flag."
+                )
+
+    def _check(self) -> None:
+        for name, value in (
+            ("eval_strategy", self.eval_strategy),
+            ("logging_strategy", self.logging_strategy),
+        ):
+            if str(getattr(value, "value", value)) not in ("no", "steps", "epoch"):
+                raise UserError(f"--{name} is {value!r}; choose no, steps or epoch.")
+        if self.cls_dropout is not None and not 0 <= self.cls_dropout < 1:
+            raise UserError(
+                f"--cls_dropout is {self.cls_dropout}; it must be at least 0 and below 1."
+            )
+        positive = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*positive, "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise UserError(
+                f"--num_train_epochs is {self.num_train_epochs}; it must be above 0 "
+                "where --max_steps is not given."
+            )
+
+    @property
+    def log_dir(self) -> str:
+        """Folder of the TensorBoard records."""
+        return os.path.join(str(self.root_output_dir), "log")

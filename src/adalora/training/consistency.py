@@ -1,0 +1,54 @@
+"""The consistency loss behind ``--reg_loss_wgt`` and ``--masking_prob``.
+
+Source of the form: microsoft/LoRA, examples/NLU, DebertaV2ForSequenceClassification (R-Drop with a
+mean distribution). The batch passes twice, with different dropout and, in the second pass, tokens
+replaced by the unknown token with probability ``masking_prob``::
+
+    CE(p1) + CE(p2) + w/2 * (KL(m || p1) + KL(m || p2)),   m = softmax of the mean logits
+
+Departures: the term exists in training only (there it also replaced the evaluation loss), and the
+special tokens come from the tokenizer instead of being assumed to be 1, 2 and 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["consistency_loss", "mask_tokens"]
+
+
+def mask_tokens(
+    input_ids: Tensor, *, probability: float, unknown_id: int, special_ids: list[int]
+) -> Tensor:
+    """Replace tokens [batch, length] by ``unknown_id``, never a special one."""
+    if probability == 0:
+        return input_ids
+    special = torch.isin(input_ids, torch.tensor(special_ids, device=input_ids.device))
+    chosen = torch.rand(input_ids.shape, device=input_ids.device) < probability
+    return torch.where(chosen & ~special, unknown_id, input_ids)
+
+
+def consistency_loss(
+    model: nn.Module, inputs: dict[str, Any], masked_ids: Tensor, weight: float
+) -> Tensor:
+    """Loss of two passes over one batch: scalar, float32.
+
+    Args:
+        model: a sequence classifier.
+        inputs: its keyword arguments, with ``input_ids`` and integer ``labels`` [batch].
+        masked_ids: tokens of the second pass, [batch, length].
+        weight: factor of the mean of the two divergences.
+    """
+    first = model(**inputs)
+    second = model(**{**inputs, "input_ids": masked_ids})
+    logits = [output.logits.float() for output in (first, second)]
+    target = F.softmax((logits[0] + logits[1]) / 2, dim=-1)
+    # "mean" averages over classes as well as over the batch: the published weights assume it.
+    divergence = sum(
+        F.kl_div(F.log_softmax(one, dim=-1), target, reduction="mean") for one in logits
+    )
+    return first.loss + second.loss + 0.5 * weight * divergence

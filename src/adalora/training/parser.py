@@ -1,0 +1,135 @@
+"""From a command line to the argument dataclasses, with errors that help.
+
+One file of the same flags may stand in for them (``run_glue.py run.json`` or ``run.yaml``), as in
+the original. An unknown flag names its nearest neighbour; a flag that existed in transformers 4.4
+and has no meaning any more is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from transformers import HfArgumentParser
+
+from adalora.errors import UserError
+from adalora.training.arguments import (
+    AdaLoraTrainingArguments,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+)
+
+__all__ = ["RunArguments", "parse_arguments"]
+
+#: Flags of the original's transformers fork that cannot mean anything today, and why.
+REFUSED_FLAGS = {
+    "fp16_opt_level": "it chose an NVIDIA apex level; use --fp16 or --bf16",
+    "fp16_backend": "it chose between apex and torch; torch's autocast is the only one, --fp16",
+    "tpu_num_cores": "TPUs are not supported",
+    "tpu_metrics_debug": "TPUs are not supported",
+    "past_index": "it served XLNet's memory and no supported model has one",
+    "sharded_ddp": "it used fairscale; FSDP is the successor, --fsdp",
+    "logging_dir": "TensorBoard records go to log/ under --root_output_dir",
+}
+
+EPILOG = """examples:
+  run_glue.py --model_name_or_path nano --task_name mini-sst2 --do_train --do_eval \\
+      --apply_lora --apply_adalora --lora_type svd --lora_r 4 --target_rank 2 \\
+      --init_warmup 0.1 --final_warmup 0.3 --learning_rate 2e-3
+  run_glue.py --model_name_or_path microsoft/deberta-v3-base --data_dir GLUE --task_name rte ...
+  run_glue.py run.json      the same flags as a JSON or YAML file
+"""
+
+
+class RunArguments(NamedTuple):
+    """Everything a run is told."""
+
+    model: ModelArguments
+    method: MethodArguments
+    data: DataArguments
+    training: AdaLoraTrainingArguments
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"The command line was not understood: {message}.")
+
+
+def build_parser(program: str | None = None) -> HfArgumentParser:
+    """The parser behind ``parse_arguments``; ``--help`` shows its groups."""
+    from argparse import RawDescriptionHelpFormatter
+
+    return _Parser(
+        list(RunArguments.__annotations__.values())
+        if not isinstance(RunArguments.__annotations__["model"], str)
+        else [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments],
+        prog=program,
+        description="Fine-tune a pretrained encoder on GLUE or on your own data.",
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+
+
+def parse_arguments(
+    argv: Sequence[str] | None = None, *, program: str | None = None
+) -> RunArguments:
+    """Parse ``argv`` (default: the process's own) or the one file that it names.
+
+    Raises:
+        UserError: on an unknown or refused flag, a value of the wrong type, or values that
+            contradict one another.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(program)
+    if len(arguments) == 1 and not arguments[0].startswith("-"):
+        return RunArguments(*_parse_file(parser, Path(arguments[0])))
+    _refuse_retired(arguments)
+    parsed = parser.parse_args_into_dataclasses(
+        args=arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    *dataclasses, remaining = parsed
+    if remaining:
+        _refuse_unknown(parser, remaining)
+    return RunArguments(*dataclasses)
+
+
+def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[object, ...]:
+    readers = {
+        ".json": parser.parse_json_file,
+        ".yaml": parser.parse_yaml_file,
+        ".yml": parser.parse_yaml_file,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{str(path)!r} stands where flags are expected; a file of flags ends in .json or .yaml."
+        )
+    if not path.is_file():
+        raise UserError(f"The file of flags {str(path)!r} does not exist.")
+    try:
+        return tuple(reader(str(path)))
+    except UserError:
+        raise
+    except Exception as error:  # every reader raises its own kind for a malformed file
+        raise UserError(f"The file of flags {str(path)!r} could not be read: {error}") from error
+
+
+def _refuse_retired(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name in REFUSED_FLAGS:
+            raise UserError(f"--{name} is refused: {REFUSED_FLAGS[name]}.")
+
+
+def _refuse_unknown(parser: HfArgumentParser, remaining: Sequence[str]) -> NoReturn:
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    unknown = next((word for word in remaining if word.startswith("-")), remaining[0])
+    nearest = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
+    if not unknown.startswith("-"):
+        raise UserError(f"The word {unknown!r} on the command line belongs to no flag.")
+    hint = f"did you mean {nearest[0]}?" if nearest else "--help lists every flag."
+    raise UserError(f"There is no flag {unknown}; {hint}")
