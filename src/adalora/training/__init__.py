@@ -1,0 +1,66 @@
+"""Training: arguments, the method over a model, the Trainer subclass, and a run's results."""
+
+from __future__ import annotations
+
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.arguments import (
+    AdaLoraTrainingArguments,
+    DataArguments,
+    MethodArguments,
+    ModelArguments,
+)
+from adalora.training.build import (
+    adapt,
+    build_adaptation,
+    build_model,
+    build_tokenizer,
+    settings_of,
+)
+from adalora.training.callback import AdaLoraCallback
+from adalora.training.folders import (
+    clear_earlier_run,
+    configure_logging,
+    prepare_folder,
+)
+from adalora.training.parser import RunArguments, parse_arguments
+from adalora.training.run import (
+    Run,
+    build_metrics,
+    check_schedule,
+    data_source,
+    seed_everything,
+    summary_writer,
+)
+from adalora.training.steps import count_steps
+from adalora.training.tokenise import build_collator, tokenise
+from adalora.training.trainer import AdaLoraTrainer
+
+__all__ = [
+    "AdaLora",
+    "AdaLoraCallback",
+    "AdaLoraSettings",
+    "AdaLoraTrainer",
+    "AdaLoraTrainingArguments",
+    "DataArguments",
+    "MethodArguments",
+    "ModelArguments",
+    "Run",
+    "RunArguments",
+    "adapt",
+    "build_adaptation",
+    "build_collator",
+    "build_metrics",
+    "build_model",
+    "build_tokenizer",
+    "check_schedule",
+    "clear_earlier_run",
+    "configure_logging",
+    "count_steps",
+    "data_source",
+    "parse_arguments",
+    "prepare_folder",
+    "seed_everything",
+    "settings_of",
+    "summary_writer",
+    "tokenise",
+]

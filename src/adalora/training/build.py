@@ -1,0 +1,105 @@
+"""From arguments to parts: the adapted model, its tokenizer, and the method over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adalora.adapters import add_bottleneck, add_lora, freeze_base
+from adalora.checkpoints import load_bottleneck, load_lora
+from adalora.glue import TaskData
+from adalora.pretrained import load_classifier, load_tokenizer
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.arguments import MethodArguments, ModelArguments
+from adalora.training.parser import RunArguments
+
+__all__ = ["adapt", "build_adaptation", "build_model", "build_tokenizer", "settings_of"]
+
+
+def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer that the flags name."""
+    return load_tokenizer(
+        arguments.model_name_or_path,
+        tokenizer_name=arguments.tokenizer_name,
+        cache_dir=arguments.cache_dir,
+        use_fast=arguments.use_fast_tokenizer,
+        revision=arguments.model_revision,
+        token=True if arguments.use_auth_token else None,
+    )
+
+
+def build_model(arguments: RunArguments, data: TaskData) -> PreTrainedModel:
+    """Load the base, put the method on it, and freeze the rest."""
+    model = load_classifier(
+        arguments.model.model_name_or_path,
+        num_labels=data.num_labels,
+        labels=data.labels,
+        is_regression=data.is_regression,
+        task_name=arguments.data.task_name,
+        config_name=arguments.model.config_name,
+        cache_dir=arguments.model.cache_dir,
+        revision=arguments.model.model_revision,
+        token=True if arguments.model.use_auth_token else None,
+        cls_dropout=arguments.training.cls_dropout,
+        dtype=arguments.model.dtype,
+        position_query_bypass=arguments.model.position_query_bypass,
+        trust_remote_code=arguments.model.trust_remote_code,
+    )
+    adapt(model, arguments.method)
+    return model
+
+
+def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
+    """Put ``method`` on a loaded classifier, in place, and freeze what it does not train."""
+    trained: list[str] = []
+    if method.apply_lora:
+        add_lora(
+            model,
+            lora_type=method.lora_type,
+            targets=method.target_modules,
+            init_rank=int(method.lora_r or 0),
+            lora_alpha=method.lora_alpha,
+            lora_dropout=method.lora_dropout,
+        )
+        trained.append("lora")
+        if method.lora_path:
+            load_lora(model, method.lora_path)
+    if method.apply_adapter:
+        add_bottleneck(model, adapter_type=method.adapter_type, adapter_size=method.adapter_size)
+        trained.append("bottleneck")
+        if method.adapter_path:
+            load_bottleneck(model, method.adapter_path)
+    if method.apply_bitfit:
+        trained.append("bitfit")
+    freeze_base(model, train=trained or ["full"])
+
+
+def settings_of(method: MethodArguments) -> AdaLoraSettings:
+    """The method's numbers that the flags give."""
+    return AdaLoraSettings(
+        target_rank=method.target_rank,
+        target_total_rank=method.target_total_rank,
+        init_warmup=method.init_warmup,
+        final_warmup=method.final_warmup,
+        mask_interval=method.mask_interval,
+        beta1=method.beta1,
+        beta2=method.beta2,
+        orth_reg_weight=method.reg_orth_coef,
+        allocate=method.apply_adalora,
+    )
+
+
+def build_adaptation(
+    model: nn.Module, method: MethodArguments, *, writer: Any = None
+) -> AdaLora | None:
+    """The method over ``model``, or None where nothing but the task loss is trained."""
+    if not method.apply_lora or not (method.apply_adalora or method.reg_orth_coef):
+        return None
+    return AdaLora(
+        model,
+        settings_of(method),
+        writer=writer,
+        log_interval=method.tb_writter_loginterval,
+    )
