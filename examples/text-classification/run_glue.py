@@ -25,8 +25,9 @@ from adalora.loralib_check import require_our_loralib
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, train, evaluate, predict, summarise."""
     require_our_loralib()
-    from adalora import training as at
     from adalora.glue import load_data
+
+    from adalora import training as at
 
     arguments = at.parse_arguments(argv, program="run_glue.py")
     training = arguments.training

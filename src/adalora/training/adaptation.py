@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from adalora.errors import UserError
 from loralib import (
     BudgetSchedule,
     Linear,
@@ -28,9 +31,6 @@ from loralib import (
     compute_frd_orth_regu,
     compute_orth_regu,
 )
-from torch import Tensor, nn
-
-from adalora.errors import UserError
 
 __all__ = ["AdaLora", "AdaLoraSettings"]
 

@@ -349,7 +349,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     group_by_length: bool = field(
         default=False, metadata=_help("Old name of --train_sampling_strategy group_by_length.")
     )
-    report_to: None | str | list[str] = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the parser reads the order
         default="tensorboard",
         metadata=_help("Where logs go: tensorboard, wandb, ..., all or none."),
     )

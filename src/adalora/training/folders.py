@@ -45,7 +45,7 @@ def prepare_folder(training: AdaLoraTrainingArguments) -> str | None:
             raise PermissionError(f"no permission to write in {model}")
     except OSError as error:
         raise UserError(
-            f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another folder."
+            f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another."
         ) from error
     _check_checkpoint(training.resume_from_checkpoint)
     if not training.do_train:
@@ -109,9 +109,7 @@ def configure_logging(training: AdaLoraTrainingArguments) -> None:
         file = logging.FileHandler(
             Path(str(training.root_output_dir)) / "log.txt", encoding="utf-8"
         )
-        file.setFormatter(
-            logging.Formatter("%(asctime)s - %(levelname)s - %(name)s - %(message)s")
-        )
+        file.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(name)s - %(message)s"))
         root.addHandler(file)
     logging.captureWarnings(True)
     # The library prints to the terminal through a handler of its own; one way out is enough.

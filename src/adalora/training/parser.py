@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -61,12 +62,8 @@ class _Parser(HfArgumentParser):
 
 def build_parser(program: str | None = None) -> HfArgumentParser:
     """The parser behind ``parse_arguments``; ``--help`` shows its groups."""
-    from argparse import RawDescriptionHelpFormatter
-
     return _Parser(
-        list(RunArguments.__annotations__.values())
-        if not isinstance(RunArguments.__annotations__["model"], str)
-        else [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments],
+        [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments],
         prog=program,
         description="Fine-tune a pretrained encoder on GLUE or on your own data.",
         epilog=EPILOG,
@@ -106,7 +103,7 @@ def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[object, ...]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(
-            f"{str(path)!r} stands where flags are expected; a file of flags ends in .json or .yaml."
+            f"{str(path)!r} stands where flags should; a file of flags ends in .json or .yaml."
         )
     if not path.is_file():
         raise UserError(f"The file of flags {str(path)!r} does not exist.")

@@ -7,18 +7,16 @@ checkpoints that hold the trained parameters and the allocator's state instead o
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from adalora.checkpoints import load_trainable, save_trainable
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
+from adalora.training.allocator_state import load_state, save_state
 from adalora.training.callback import AdaLoraCallback
 from adalora.training.consistency import consistency_loss, mask_tokens
 
@@ -26,7 +24,6 @@ __all__ = ["AdaLoraTrainer"]
 
 TRAINABLE_FILE = "trainable.safetensors"
 ALLOCATOR_FILE = "allocator.safetensors"
-ALLOCATOR_NUMBERS = "allocator"
 
 
 class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -92,9 +89,7 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
             return loss
         penalty = self.adaptation.penalty()
         self._penalty_sum = (
-            penalty.detach()
-            if self._penalty_sum is None
-            else self._penalty_sum + penalty.detach()
+            penalty.detach() if self._penalty_sum is None else self._penalty_sum + penalty.detach()
         )
         self._penalty_count += 1
         return loss + penalty.to(loss.device)
@@ -144,8 +139,9 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.adaptation is not None and self.args.should_save:
-            save_allocator(self.adaptation, Path(output_dir) / ALLOCATOR_FILE)
+        allocates = self.adaptation is not None and self.adaptation.allocator is not None
+        if allocates and self.args.should_save:
+            save_state(self.adaptation.state_dict(), Path(output_dir) / ALLOCATOR_FILE)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -167,72 +163,5 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         # The total number of steps is known by now, and the allocator's state needs its schedule.
         self.adaptation.begin(self.state.max_steps)
-        load_allocator(self.adaptation, Path(checkpoint) / ALLOCATOR_FILE)
-
-
-def save_allocator(adaptation: AdaLora, path: Path) -> None:
-    """Write an allocator's state as safetensors; its numbers are JSON in the file's metadata."""
-    import json
-
-    state = adaptation.state_dict()
-    if not state:
-        return
-    tensors, numbers = _split(state)
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={ALLOCATOR_NUMBERS: json.dumps(numbers)})
-    os.replace(temporary, path)
-
-
-def load_allocator(adaptation: AdaLora, path: Path) -> None:
-    """Read what ``save_allocator`` wrote into ``adaptation``.
-
-    Raises:
-        UserError: if the file is absent, damaged, or of another model or schedule.
-    """
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
-    if adaptation.allocator is None:
-        return
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing, so AdaLoRA cannot continue from this checkpoint; "
-            "choose another checkpoint or start afresh with --overwrite_output_dir."
-        )
-    try:
-        tensors = load_file(path)
-        with safe_open(path, framework="pt") as file:
-            numbers = json.loads(file.metadata()[ALLOCATOR_NUMBERS])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged and cannot be read: {error}") from error
-    adaptation.load_state_dict(_join(tensors, numbers))
-
-
-def _split(state: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Part a nested state into its tensors, by path, and the rest."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
-    for key, value in state.items():
-        if isinstance(value, Tensor):
-            tensors[prefix + key] = value.detach().cpu().contiguous()
-        elif isinstance(value, dict):
-            inner_tensors, inner_numbers = _split(value, f"{prefix}{key}/")
-            tensors |= inner_tensors
-            numbers[key] = inner_numbers
-        else:
-            numbers[key] = value
-    return tensors, numbers
-
-
-def _join(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> dict[str, Any]:
-    state: dict[str, Any] = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in numbers.items()
-    }
-    for path, tensor in tensors.items():
-        *folders, name = path.split("/")
-        place = state
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = tensor
-    return state
+        if self.adaptation.allocator is not None:
+            self.adaptation.load_state_dict(load_state(Path(checkpoint) / ALLOCATOR_FILE))

@@ -1,0 +1,89 @@
+"""What a run would do, worked out without training and without loading weights.
+
+The model is built from its configuration alone, on the device that holds no memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from adalora.adapters import count_parameters
+from adalora.errors import UserError
+from adalora.glue import load_data
+from adalora.pretrained import load_config
+from adalora.report import PlanSummary
+from adalora.training.adaptation import AdaLora
+from adalora.training.build import adapt, settings_of
+from adalora.training.parser import RunArguments
+from adalora.training.run import data_source
+from adalora.training.steps import count_steps
+
+__all__ = ["make_plan"]
+
+
+def make_plan(arguments: RunArguments) -> PlanSummary:
+    """The facts of the run that these arguments describe, and what is wrong with its schedule.
+
+    Raises:
+        UserError: if the data or the model's configuration cannot be had.
+    """
+    arguments.training.do_train = True
+    data = load_data(data_source(arguments))
+    limits = {"train": arguments.data.max_train_samples}
+    limits |= dict.fromkeys(data.validation_splits, arguments.data.max_val_samples)
+    limits |= dict.fromkeys(data.test_splits, arguments.data.max_test_samples)
+    examples = {
+        name: min(len(split), limits.get(name) or len(split)) for name, split in data.splits.items()
+    }
+    steps = count_steps(examples["train"], arguments.training)
+
+    config = load_config(
+        arguments.model.config_name or arguments.model.model_name_or_path,
+        num_labels=data.num_labels,
+        cache_dir=arguments.model.cache_dir,
+        revision=arguments.model.model_revision,
+        token=True if arguments.model.use_auth_token else None,
+        trust_remote_code=arguments.model.trust_remote_code,
+    )
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    adapt(model, arguments.method)
+    counts = count_parameters(model)
+
+    schedule, kept, problems = None, None, []
+    method = arguments.method
+    if method.apply_adalora:
+        settings = settings_of(method)
+        adaptation = AdaLora(model, settings)
+        matrices = len(adaptation.svd_layers)
+        try:
+            schedule = settings.schedule(adaptation.total_rank, matrices, steps)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            share = schedule.target_total_rank / schedule.total_rank
+            kept = round(counts.adapter_initial * share)
+            decay = steps - schedule.init_warmup - schedule.final_warmup
+            if decay < steps / 2:
+                problems.append(
+                    f"The decay phase is {decay} of {steps} steps; the paper's authors advise at "
+                    "least half (QingruZhang/AdaLoRA, issue 19): shorten the warm-ups."
+                )
+            if decay < method.mask_interval:
+                problems.append(
+                    f"The decay phase of {decay} steps is shorter than --mask_interval "
+                    f"{method.mask_interval}: the budget falls in one cut at its end."
+                )
+    where = arguments.data.task_name or arguments.data.train_file
+    return PlanSummary(
+        title=f"{method.name} on {arguments.model.model_name_or_path}, {where}",
+        examples=examples,
+        steps=steps,
+        schedule=schedule,
+        parameters_start=counts.adapter_initial,
+        parameters_end=kept,
+        parameters_head=counts.head,
+        parameters_total=counts.total,
+        problems=problems,
+    )

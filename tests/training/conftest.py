@@ -1,0 +1,82 @@
+"""Small models and data that the training tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+from adalora.adapters import add_lora, freeze_base
+from adalora.training import AdaLoraTrainingArguments
+
+
+def tiny_model(
+    *, lora_type: str = "svd", init_rank: int = 2, dropout: float = 0.0
+) -> DebertaV2ForSequenceClassification:
+    """A DeBERTaV3 of a few thousand parameters with adapters on it."""
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=60,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+        type_vocab_size=0,
+        max_position_embeddings=64,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        num_labels=2,
+    )
+    model = DebertaV2ForSequenceClassification(config)
+    add_lora(
+        model,
+        lora_type=lora_type,
+        targets=["query", "key", "value", "intermediate", "layer.output", "attention.output"],
+        init_rank=init_rank,
+        lora_alpha=8,
+    )
+    freeze_base(model, train=["lora"])
+    return model
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    return tiny_model
+
+
+@pytest.fixture
+def examples() -> list[dict[str, Any]]:
+    """Forty-eight sequences of one length whose label is whether token 5 occurs."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(6, 60, (48, 12), generator=generator)
+    ids[::2, 3] = 5
+    return [{"input_ids": row, "labels": int((row == 5).any())} for row in ids]
+
+
+@pytest.fixture
+def make_arguments(tmp_path: Path) -> Callable[..., AdaLoraTrainingArguments]:
+    def make(**changes: Any) -> AdaLoraTrainingArguments:
+        values: dict[str, Any] = {
+            "root_output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 8,
+            "max_steps": 12,
+            "learning_rate": 5e-3,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "no_cuda": True,
+            "save_strategy": "no",
+            "logging_steps": 4,
+        }
+        return AdaLoraTrainingArguments(**{**values, **changes})
+
+    return make

@@ -1,0 +1,186 @@
+"""The command line: every original flag keeps its meaning, and mistakes get one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from adalora.errors import UserError
+from adalora.training.parser import build_parser, parse_arguments
+
+MINIMAL = ["--model_name_or_path", "nano", "--task_name", "mini-sst2"]
+SVD = ["--apply_lora", "--lora_type", "svd", "--lora_r", "4"]
+
+# The fields of the original's three argument classes that its nine commands or its documentation
+# use (QingruZhang/AdaLoRA, NLU/examples/text-classification/run_glue.py), with a value for each.
+ORIGINAL_FLAGS = {
+    "config_name": "c",
+    "tokenizer_name": "t",
+    "cache_dir": "d",
+    "use_fast_tokenizer": "True",
+    "model_revision": "main",
+    "use_auth_token": None,
+    "apply_lora": None,
+    "lora_type": "svd",
+    "lora_module": "query,key",
+    "lora_alpha": "16",
+    "lora_r": "3",
+    "lora_path": "p",
+    "apply_adapter": None,
+    "adapter_path": "p",
+    "adapter_type": "pfeiffer",
+    "adapter_size": "8",
+    "apply_bitfit": None,
+    "reg_loss_wgt": "0.5",
+    "reg_orth_coef": "0.1",
+    "masking_prob": "0.1",
+    "apply_adalora": None,
+    "target_rank": "1",
+    "target_total_rank": "72",
+    "init_warmup": "8000",
+    "final_warmup": "50000",
+    "mask_interval": "100",
+    "beta1": "0.85",
+    "beta2": "0.85",
+    "tb_writter_loginterval": "500",
+    "max_seq_length": "256",
+    "overwrite_cache": None,
+    "pad_to_max_length": "True",
+    "max_train_samples": "10",
+    "max_val_samples": "10",
+    "max_test_samples": "10",
+    "cls_dropout": "0.15",
+    "root_output_dir": "r",
+    "overwrite_output_dir": None,
+    "evaluation_strategy": "steps",
+    "eval_steps": "3000",
+    "save_strategy": "steps",
+    "save_steps": "30000",
+    "logging_steps": "500",
+    "warmup_ratio": "0.1",
+    "weight_decay": "0.01",
+    "use_deterministic_algorithms": None,
+    "no_cuda": None,
+    "seed": "6",
+    "report_to": "tensorboard",
+}
+
+
+def test_every_flag_of_the_original_is_accepted() -> None:
+    words = [word for word in MINIMAL]
+    for name, value in ORIGINAL_FLAGS.items():
+        words += [f"--{name}"] + ([] if value is None else [value])
+    arguments = parse_arguments(words)
+    assert arguments.method.init_warmup == 8000
+    assert arguments.training.eval_strategy.value == "steps"
+    assert arguments.training.warmup_steps == 0.1
+    assert Path(str(arguments.training.output_dir)) == Path("r/model")
+
+
+@pytest.mark.parametrize(
+    "script", ["mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb"]
+)
+def test_the_flags_of_the_scripts_parse_with_the_launcher_in_front(
+    script: str, project_root: Path
+) -> None:
+    text = (project_root / "scripts" / f"run_debertav3_{script}.sh").read_text()
+    words = re.findall(r"--?[\w.,/-]+(?:\s+(?!-)[\w.,/-]+)?", text.split("run_glue.py", 1)[1])
+    flags = [word for pair in words for word in pair.split()]
+    arguments = parse_arguments(["--local-rank=0", *flags])
+    assert arguments.data.task_name == script
+    assert arguments.method.apply_adalora
+    assert arguments.method.target_rank == 1
+    assert len(arguments.method.target_modules) == 6
+
+
+def test_the_old_launchers_flag_is_accepted_in_both_spellings() -> None:
+    for flag in ("--local-rank=1", "--local_rank=1"):
+        assert parse_arguments([flag, *MINIMAL]).training.local_rank == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lora_rr", "3"], "no flag --lora_rr; did you mean --lora_r"),
+        (["--tpu_num_cores", "8"], "--tpu_num_cores is refused: TPUs"),
+        (["--sharded_ddp", "simple"], "--sharded_ddp is refused.*FSDP"),
+        (["--learning_rate", "fast"], "learning_rate"),
+        (["--apply_adalora"], "needs --apply_lora --lora_type svd"),
+        (["--apply_lora"], "needs --lora_r"),
+        (["--apply_lora", "--lora_r", "0"], "needs --lora_r of at least 1.*got 0"),
+        ([*SVD, "--lora_type", "svdd"], "'svdd'; choose frd or svd"),
+        (["--adapter_type", "x"], "'x'; choose houlsby or pfeiffer"),
+        (["--masking_prob", "0.1"], "does nothing without --reg_loss_wgt"),
+        ([*SVD, "--lora_dropout", "1"], "--lora_dropout is 1.0"),
+        ([*SVD, "--mask_interval", "0"], "--mask_interval is 0; it must be at least 1"),
+        (["--base_dtype", "int8"], "--base_dtype is 'int8'"),
+        (["--cls_dropout", "1.5"], "--cls_dropout is 1.5"),
+        (["--warmup_ratio", "2"], "--warmup_ratio is 2.0"),
+        (["--evaluation_strategy", "often"], "'often'; choose no, steps or epoch"),
+        (["--max_seq_length", "1"], "--max_seq_length is 1"),
+        (["--max_train_samples", "0"], "--max_train_samples is 0"),
+        (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0"),
+        (["--num_train_epochs", "0"], "num_train_epochs is 0"),
+        (["stray"], "'stray' on the command line"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_that_names_it(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_arguments([*MINIMAL, *words])
+
+
+def test_no_data_is_an_error_that_says_what_to_give() -> None:
+    with pytest.raises(UserError, match="give --task_name"):
+        parse_arguments(["--model_name_or_path", "nano"])
+
+
+def test_a_missing_model_is_named() -> None:
+    with pytest.raises(UserError, match="model_name_or_path"):
+        parse_arguments(["--task_name", "mini-sst2"])
+
+
+def test_fp16_without_a_gpu_is_refused() -> None:
+    with pytest.raises(UserError, match="--fp16 needs a GPU"):
+        parse_arguments([*MINIMAL, "--fp16", "--no_cuda"])
+
+
+def test_a_json_file_stands_for_the_flags(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"model_name_or_path": "nano", "task_name": "mini-rte", "seed": 9}))
+    arguments = parse_arguments([str(file)])
+    assert (arguments.data.task_name, arguments.training.seed) == ("mini-rte", 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.json", "{", "could not be read"),
+        ("run.json", '{"model_name_or_path": "nano", "nonsense": 1}', "could not be read"),
+        ("run.txt", "", "ends in .json or .yaml"),
+        (None, "", "does not exist"),
+    ],
+)
+def test_a_bad_file_of_flags_gets_one_sentence(
+    tmp_path: Path, name: str | None, text: str, message: str
+) -> None:
+    path = tmp_path / (name or "absent.json")
+    if name is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse_arguments([str(path)])
+
+
+def test_help_groups_and_explains_every_flag() -> None:
+    parser = build_parser()
+    text = parser.format_help()
+    for group in ("model:", "adaptation method:", "data:", "training:"):
+        assert group in text
+    assert not [a.option_strings for a in parser._actions if not a.help]
+
+
+def test_a_pattern_with_commas_is_one_target() -> None:
+    words = [*MINIMAL, *SVD, "--lora_module", r"re:layer\.\d{1,2}\.attention"]
+    assert parse_arguments(words).method.target_modules == (r"re:layer\.\d{1,2}\.attention",)

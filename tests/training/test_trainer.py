@@ -1,0 +1,203 @@
+"""The Trainer subclass: loss, gradient scale, order of the step, logs, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adalora.errors import UserError
+from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+
+SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)
+
+
+def build(model: Any, arguments: Any, examples: list[Any], **kwargs: Any) -> AdaLoraTrainer:
+    settings = kwargs.pop("settings", SETTINGS)
+    return AdaLoraTrainer(
+        model=model,
+        args=arguments,
+        adaptation=AdaLora(model, settings) if settings is not None else None,
+        train_dataset=examples,
+        eval_dataset=examples,
+        **kwargs,
+    )
+
+
+def test_evaluation_sees_the_task_loss_alone(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    model = make_model()
+    heavy = AdaLoraSettings(target_rank=1, orth_reg_weight=100.0)
+    trainer = build(model, make_arguments(), examples, settings=heavy)
+    batch = {
+        "input_ids": torch.stack([row["input_ids"] for row in examples]),
+        "labels": torch.tensor([row["labels"] for row in examples]),
+    }
+    model.eval()
+    with torch.no_grad():
+        expected = model(**batch).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-6)
+    model.train()
+    total = trainer.compute_loss(model, dict(batch))
+    assert total.item() > expected + 50
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(24, 1), (12, 2), (6, 4), (10, 3)])
+def test_the_gradient_does_not_depend_on_how_a_batch_is_cut(
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+    batch_size: int,
+    accumulation: int,
+) -> None:
+    """One step of plain SGD over the same examples; the mean of means is the mean."""
+
+    def step(size: int, groups: int) -> dict[str, torch.Tensor]:
+        model = make_model()
+        arguments = make_arguments(
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=groups,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+        )
+        settings = AdaLoraSettings(allocate=False, orth_reg_weight=0.5)
+        build(model, arguments, examples[:24], settings=settings).train()
+        return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    if 24 % batch_size:
+        examples = examples[:20]
+        whole, cut = step(20, 1), step(10, 2)
+    else:
+        whole, cut = step(24, 1), step(batch_size, accumulation)
+    for name, parameter in whole.items():
+        torch.testing.assert_close(cut[name], parameter, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_allocator_is_called_once_per_step_with_the_gradient_still_there(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    trainer = build(make_model(), make_arguments(gradient_accumulation_steps=2), examples)
+    assert trainer.adaptation is not None
+    seen: list[tuple[int, bool]] = []
+    step = trainer.adaptation.step
+
+    def spy(index: int) -> Any:
+        layer = trainer.adaptation.svd_layers[0]  # type: ignore[union-attr]
+        seen.append((index, layer.lora_E.grad is not None))
+        return step(index)
+
+    trainer.adaptation.step = spy  # type: ignore[method-assign]
+    trainer.train()
+    assert seen == [(index, True) for index in range(12)]
+    assert trainer.adaptation.allocator is not None
+    assert trainer.adaptation.allocator.skipped_steps == 0
+    assert sum(trainer.adaptation.rank_pattern().values()) == 12
+
+
+def test_the_logged_loss_is_the_task_loss_and_the_penalty_stands_beside_it(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    settings = AdaLoraSettings(
+        target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2, orth_reg_weight=10.0
+    )
+    trainer = build(make_model(), make_arguments(), examples, settings=settings)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 3
+    for entry in logs:
+        assert entry["loss"] < 2
+        assert entry["orth_penalty"] > 5
+        assert "budget" in entry
+    assert logs[-1]["budget"] == 12
+    assert logs[-1]["mask_threshold"] >= 0
+
+
+def test_a_schedule_that_leaves_no_decay_stops_the_run_before_its_first_step(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    settings = AdaLoraSettings(target_rank=1, init_warmup=6, final_warmup=6)
+    trainer = build(make_model(), make_arguments(), examples, settings=settings)
+    with pytest.raises(UserError, match=r"no decay phase.*12 steps"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("stop", [3, 6, 10])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+    tmp_path: Path,
+    stop: int,
+) -> None:
+    def arguments(name: str) -> Any:
+        return make_arguments(
+            root_output_dir=str(tmp_path / name), save_strategy="steps", save_steps=stop
+        )
+
+    whole = make_model(dropout=0.1)
+    build(whole, arguments("whole"), examples).train()
+
+    resumed = make_model(dropout=0.1)
+    trainer = build(resumed, arguments("resumed"), examples)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "model" / f"checkpoint-{stop}"))
+    for (name, one), two in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_a_checkpoint_does_not_hold_the_base(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    from safetensors import safe_open
+
+    model = make_model()
+    arguments = make_arguments(save_strategy="steps", save_steps=6)
+    build(model, arguments, examples).train()
+    file = Path(str(arguments.output_dir)) / "checkpoint-6" / "trainable.safetensors"
+    with safe_open(file, framework="pt") as stored:
+        names = set(stored.keys())
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained <= names
+    assert not [name for name in names if name.endswith("word_embeddings.weight")]
+
+
+def test_the_best_model_is_loaded_at_the_end(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    model = make_model()
+    arguments = make_arguments(
+        save_strategy="steps",
+        save_steps=4,
+        eval_strategy="steps",
+        eval_steps=4,
+        load_best_model_at_end=True,
+        learning_rate=0.5,
+    )
+    trainer = build(model, arguments, examples)
+    trainer.train()
+    assert trainer.state.best_metric is not None
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, abs=1e-6)
+
+
+def test_the_trainer_serves_methods_without_an_allocator(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    model = make_model(lora_type="frd")
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trainer = build(model, make_arguments(), examples, settings=None)
+    trainer.train()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed
+    assert all("lora_" in n or n.startswith(("pooler", "classifier")) for n in changed)
+
+
+def test_without_a_model_the_error_says_so(make_arguments: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="needs `model`"):
+        AdaLoraTrainer(args=make_arguments())
