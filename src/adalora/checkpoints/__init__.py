@@ -1,0 +1,24 @@
+"""What a run leaves on disk, and reading it back.
+
+``save_trainable``/``load_trainable`` serve training checkpoints (what trains, exactly);
+``save_artefact``/``load_artefact`` the one folder from which a model is used; ``load_lora`` and
+``load_bottleneck`` start a run from somebody's adapters. Nothing is ever unpickled.
+"""
+
+from adalora.checkpoints.artefact import Artefact, load_artefact, save_artefact
+from adalora.checkpoints.description import Description, read_description
+from adalora.checkpoints.start import load_bottleneck, load_lora
+from adalora.checkpoints.trainable import load_trainable, save_trainable, trainable_state
+
+__all__ = [
+    "Artefact",
+    "Description",
+    "load_artefact",
+    "load_bottleneck",
+    "load_lora",
+    "load_trainable",
+    "read_description",
+    "save_artefact",
+    "save_trainable",
+    "trainable_state",
+]

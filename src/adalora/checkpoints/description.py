@@ -1,0 +1,203 @@
+"""What an artefact says about itself: enough to rebuild the model and to use its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import loralib
+from adalora.adapters.bottleneck import Bottleneck
+from adalora.adapters.freeze import adapter_names
+from adalora.adapters.head import is_head
+from adalora.checkpoints.files import read_json
+from adalora.errors import UserError
+
+__all__ = ["FORMAT_VERSION", "MANIFEST", "Description", "LoRASettings", "read_description"]
+
+FORMAT_VERSION = 1
+MANIFEST = "adalora.json"
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """How the LoRA layers were put on: type, rank, scale, dropout and exact module paths."""
+
+    lora_type: str
+    init_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """The facts beside the tensors.
+
+    ``method`` is a word for people; ``trained`` names the parts that trained (``lora``,
+    ``bottleneck``, ``bitfit``, ``full``). ``rank_pattern`` (``<module>.lora_E`` -> triplets),
+    ``metrics``, ``files`` and ``versions`` are filled in by ``save_artefact``.
+    """
+
+    base_model: str
+    revision: str | None
+    model_type: str
+    method: str
+    trained: tuple[str, ...]
+    num_labels: int
+    labels: tuple[str, ...] | None = None
+    task: str | None = None
+    is_regression: bool = False
+    max_seq_length: int | None = None
+    position_query_bypass: bool = False
+    cls_dropout: float | None = None
+    lora: LoRASettings | None = None
+    adapter_type: str | None = None
+    adapter_size: int | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        base_model: str,
+        method: str,
+        revision: str | None = None,
+        task: str | None = None,
+        labels: Sequence[str] | None = None,
+        is_regression: bool = False,
+        max_seq_length: int | None = None,
+    ) -> Description:
+        """Describe ``model``: what is on it and what of it trains is read off the model."""
+        config: Any = getattr(model, "config", None)
+        bottlenecks = [m for m in model.modules() if isinstance(m, Bottleneck)]
+        return cls(
+            base_model=base_model,
+            revision=revision,
+            model_type=str(getattr(config, "model_type", type(model).__name__)),
+            method=method,
+            trained=_trained(model),
+            num_labels=int(getattr(config, "num_labels", 0)),
+            labels=None if labels is None else tuple(labels),
+            task=task,
+            is_regression=is_regression,
+            max_seq_length=max_seq_length,
+            position_query_bypass=any(
+                bool(getattr(m, "position_query_bypass", False)) for m in model.modules()
+            ),
+            cls_dropout=getattr(config, "cls_dropout", None),
+            lora=_lora_settings(model),
+            adapter_type=bottlenecks[0].adapter_type if bottlenecks else None,
+            adapter_size=bottlenecks[0].adapter_A.out_features if bottlenecks else None,
+            versions=_versions(),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for ``json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Description:
+        """Read what ``as_json`` gave.
+
+        Raises:
+            UserError: if it is of a newer format, or a field is missing or of another type.
+        """
+        found = values.get("format_version")
+        if not isinstance(found, int) or not 1 <= found <= FORMAT_VERSION:
+            raise UserError(
+                f"{source} has format version {found!r}, and this program reads up to "
+                f"{FORMAT_VERSION}; update adalora."
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            arguments = {name: value for name, value in values.items() if name in known}
+            if arguments.get("lora") is not None:
+                lora = dict(arguments["lora"])
+                arguments["lora"] = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
+            arguments["trained"] = tuple(arguments["trained"])
+            if arguments.get("labels") is not None:
+                arguments["labels"] = tuple(arguments["labels"])
+            return cls(**arguments)
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{source} is not a description of an artefact: {error}") from error
+
+
+def read_description(folder: str | Path) -> Description:
+    """The description in an artefact's folder.
+
+    Raises:
+        UserError: if the folder holds no complete artefact.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no complete artefact: {MANIFEST}, which is written last, is missing."
+        )
+    return Description.from_json(read_json(path), source=str(path))
+
+
+def _lora_settings(model: nn.Module) -> LoRASettings | None:
+    layers = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter
+    }
+    if not layers:
+        return None
+    first = next(iter(layers.values()))
+    svd = isinstance(first, loralib.SVDLinear)
+    # After pruning to survivors the layers differ in rank, and ranknum keeps the initial one.
+    ranks = {
+        round(float(m.ranknum)) if isinstance(m, loralib.SVDLinear) else m.r
+        for m in layers.values()
+    }
+    dropout = first.lora_dropout
+    return LoRASettings(
+        lora_type="svd" if svd else "frd",
+        init_rank=max(ranks),
+        lora_alpha=float(first.lora_alpha),
+        lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
+        targets=tuple(layers),
+    )
+
+
+def _trained(model: nn.Module) -> tuple[str, ...]:
+    """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
+    parameters = dict(model.named_parameters())
+    adapters = {name: adapter_names(model, name) for name in ("lora", "bottleneck")}
+    trained = [
+        method
+        for method, names in adapters.items()
+        if any(parameters[name].requires_grad for name in names)
+    ]
+    added = {name for names in adapters.values() for name in names}
+    base = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.requires_grad and name not in added and not is_head(model, name)
+    ]
+    if any(not name.endswith("bias") for name in base):
+        trained.append("full")
+    elif base:
+        trained.append("bitfit")
+    return tuple(trained)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("adalora", "loralib", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found

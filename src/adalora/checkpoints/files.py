@@ -1,0 +1,116 @@
+"""Tensor and JSON files: each complete or as it was before, and none of them executable."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adalora.errors import UserError
+
+__all__ = ["listed", "read_bin", "read_json", "read_tensors", "write_json", "write_tensors"]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors`` as safetensors to ``path``, aside first and then by renaming.
+
+    Raises:
+        UserError: if one of them holds NaN or an infinity.
+    """
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if bad:
+        raise UserError(
+            f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
+            "diverged. Lower the learning rate, or go back to an earlier checkpoint."
+        )
+    # Clones, because safetensors refuses tensors that share memory.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    temporary = path.with_name(path.name + ".partial")
+    save_file(copies, temporary, metadata={"format": "pt"})
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU.
+
+    Raises:
+        UserError: if the file is absent, truncated or of another format.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start == b"PK\x03\x04" or start[:1] == b"\x80":
+            raise UserError(
+                f"{path} is a pickle file of torch.save, and safetensors was expected."
+            ) from error
+        raise UserError(f"{path} is damaged or is not a safetensors file: {error}") from error
+
+
+def read_bin(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``torch.save`` state dictionary, by torch's restricted unpickler.
+
+    Raises:
+        UserError: if the file is absent, damaged, holds anything but tensors by name, or would
+            need code to be run.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a state dictionary of tensors (nothing else is read, for "
+            f"safety): {reason}"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise UserError(
+            f"{path} does not hold a dictionary from names to tensors; give a state dictionary."
+        )
+    return dict(state)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` as JSON, aside first and then by renaming."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: if the file is absent, damaged or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds {type(values).__name__}, and a JSON object was expected.")
+    return values
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """``names`` for a sentence, shortened after ``most``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,81 @@
+"""The trained part of a model as one safetensors file: what a training checkpoint holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adalora.checkpoints.files import listed, read_tensors, write_tensors
+from adalora.errors import UserError
+
+__all__ = ["copy_exactly", "load_trainable", "save_trainable", "trainable_state"]
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter that trains, and ``ranknum``, which the update's scale divides by.
+
+    Returns:
+        Name -> a copy on the CPU, in its own dtype.
+    """
+    return {name: p.detach().cpu().clone() for name, p in _parameters(model).items()}
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or name.rpartition(".")[2] == "ranknum"
+    }
+
+
+def save_trainable(model: nn.Module, file: str | Path) -> None:
+    """Write ``trainable_state(model)`` to ``file``.
+
+    Raises:
+        UserError: if a parameter holds NaN or infinity.
+    """
+    write_tensors(Path(file), trainable_state(model))
+
+
+def load_trainable(model: nn.Module, file: str | Path) -> None:
+    """Read what ``save_trainable`` wrote into a model prepared in the same way.
+
+    Raises:
+        UserError: if the file is absent or damaged, or its names or shapes are not those of the
+            model's trained parameters. The model is unchanged then.
+    """
+    copy_exactly(read_tensors(Path(file)), _parameters(model), source=str(file))
+
+
+def copy_exactly(
+    tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], *, source: str
+) -> None:
+    """Copy ``tensors`` into ``parameters`` of the same names and shapes.
+
+    Raises:
+        UserError: naming what is missing, too many or of another shape; nothing is copied then.
+    """
+    missing = [name for name in parameters if name not in tensors]
+    if missing:
+        raise UserError(
+            f"{source} lacks {listed(missing)}, which this model trains; it was written by another "
+            "method or for another model."
+        )
+    extra = [name for name in tensors if name not in parameters]
+    if extra:
+        raise UserError(
+            f"{source} holds {listed(extra)}, which this model does not train; it was written by "
+            "another method or for another model."
+        )
+    wrong = [
+        f"{name} ({list(tensors[name].shape)}, expected {list(parameter.shape)})"
+        for name, parameter in parameters.items()
+        if tensors[name].shape != parameter.shape
+    ]
+    if wrong:
+        raise UserError(f"{source} holds tensors of another shape: {listed(wrong)}.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
