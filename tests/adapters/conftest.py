@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 2, 40
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny() -> Callable[..., PreTrainedModel]:
     """Makes a classifier in evaluation mode: ``tiny("bert", num_labels=3)``."""
 
@@ -48,7 +48,7 @@ def tiny() -> Callable[..., PreTrainedModel]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch() -> dict[str, Tensor]:
     """Token ids [3, 7] with padding, and labels [3]."""
     generator = torch.Generator().manual_seed(0)

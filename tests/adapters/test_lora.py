@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import loralib
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+import loralib
 from adalora.adapters import add_bottleneck, add_lora, count_parameters, find_targets, freeze_base
 from adalora.errors import UserError
 

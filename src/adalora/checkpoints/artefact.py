@@ -42,6 +42,8 @@ __all__ = ["ADAPTER_FILE", "HEAD_FILE", "MODEL_FILE", "Artefact", "load_artefact
 ADAPTER_FILE = "adapter.safetensors"
 HEAD_FILE = "head.safetensors"
 MODEL_FILE = "model.safetensors"
+# What an artefact of another method would leave behind.
+_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json")
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,16 @@ def save_artefact(
         complete = replace(
             description, rank_pattern=ranks, metrics=dict(metrics or {}), files=written
         )
-        old = read_description(target).files if (target / MANIFEST).exists() else {}
-        # From here until the manifest is back, the folder holds no artefact.
+        write_json(aside / MANIFEST, complete.as_json())
+        # From here until the manifest is in its place, the folder holds no artefact.
+        replaced = (target / MANIFEST).exists()
         (target / MANIFEST).unlink(missing_ok=True)
-        for path in written:
+        if replaced:
+            for path in set(_OWN_FILES) - set(written):
+                (target / path).unlink(missing_ok=True)
+        for path in (*written, MANIFEST):
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / path, target / path)
-        for path in (ADAPTER_FILE, HEAD_FILE, MODEL_FILE):
-            if path in old and path not in written:
-                (target / path).unlink(missing_ok=True)
-    write_json(target / MANIFEST, complete.as_json())
     return complete
 
 
@@ -145,20 +147,16 @@ def _collect(
             adapter.pop(f"{path}.{name}", None)
             if len(kept):
                 adapter[f"{path}.{name}"] = tensor.detach()
-    if pattern:
+    # A matrix of rank 0 may be absent: loading leaves a plain linear layer in its place.
+    unknown = [key for key, rank in pattern.items() if rank]
+    if unknown:
         raise UserError(
-            f"The rank pattern names {listed(list(pattern))}, and the model has no such matrix."
+            f"The rank pattern names {listed(unknown)}, and the model has no such matrix."
         )
-    if description.lora is not None:
+    if description.lora is not None and description.lora.lora_type == "svd":
         # A matrix that the model no longer carries, because it was loaded with rank 0.
-        ranks = (
-            {
-                **dict.fromkeys((f"{t}.lora_E" for t in description.lora.targets), 0),
-                **ranks,
-            }
-            if description.lora.lora_type == "svd"
-            else {}
-        )
+        every = (f"{path}.lora_E" for path in description.lora.targets)
+        ranks = {key: ranks.get(key, 0) for key in every}
     return {ADAPTER_FILE: adapter, HEAD_FILE: head}, ranks
 
 
@@ -195,6 +193,7 @@ def load_artefact(
         task_name=description.task,
         revision="main" if whole or base_model else description.revision or "main",
         cls_dropout=description.cls_dropout,
+        dtype=description.torch_dtype,
         position_query_bypass=description.position_query_bypass,
     )
     found = str(model.config.model_type)

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import loralib
@@ -21,6 +22,11 @@ __all__ = ["FORMAT_VERSION", "MANIFEST", "Description", "LoRASettings", "read_de
 
 FORMAT_VERSION = 1
 MANIFEST = "adalora.json"
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Description:
     max_seq_length: int | None = None
     position_query_bypass: bool = False
     cls_dropout: float | None = None
+    dtype: str = "float32"
     lora: LoRASettings | None = None
     adapter_type: str | None = None
     adapter_size: int | None = None
@@ -79,6 +86,9 @@ class Description:
     ) -> Description:
         """Describe ``model``: what is on it and what of it trains is read off the model."""
         config: Any = getattr(model, "config", None)
+        if (Path(base_model) / "config.json").is_file():
+            # A folder stays findable from another working directory.
+            base_model = str(Path(base_model).resolve())
         bottlenecks = [m for m in model.modules() if isinstance(m, Bottleneck)]
         return cls(
             base_model=base_model,
@@ -95,11 +105,17 @@ class Description:
                 bool(getattr(m, "position_query_bypass", False)) for m in model.modules()
             ),
             cls_dropout=getattr(config, "cls_dropout", None),
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             lora=_lora_settings(model),
             adapter_type=bottlenecks[0].adapter_type if bottlenecks else None,
             adapter_size=bottlenecks[0].adapter_A.out_features if bottlenecks else None,
             versions=_versions(),
         )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Number type of the base's weights."""
+        return _DTYPES[self.dtype]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``json``."""
@@ -127,6 +143,8 @@ class Description:
             arguments["trained"] = tuple(arguments["trained"])
             if arguments.get("labels") is not None:
                 arguments["labels"] = tuple(arguments["labels"])
+            if arguments.get("dtype", "float32") not in _DTYPES:
+                raise ValueError(f"dtype {arguments['dtype']!r} is unknown")
             return cls(**arguments)
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{source} is not a description of an artefact: {error}") from error

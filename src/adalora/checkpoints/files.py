@@ -91,8 +91,15 @@ def read_bin(path: Path) -> dict[str, Tensor]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` as JSON, aside first and then by renaming."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and torch scalars, which metrics come as, as Python numbers."""
+    if callable(getattr(value, "item", None)):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -76,9 +76,8 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
             end.zero_()
             for factor, tensor in plan.get(name, {}).items():
                 parameter: Tensor = getattr(layer, factor)
-                place = parameter[:, : tensor.shape[1]] if factor == "lora_B" else parameter
-                place = place if factor == "lora_B" else parameter[: tensor.shape[0]]
-                place.copy_(tensor)
+                rows, columns = tensor.shape
+                parameter[:rows, :columns].copy_(tensor)
                 filled.append(f"{name}.{factor}")
     return filled + _load_head(model, tensors, source)
 
@@ -247,7 +246,7 @@ def _stored_scale(
     initial rank in ``ranknum``, or, where that is absent, by its shape.
     """
     alpha = float(layer.lora_alpha)
-    init_rank = float(rank)
+    init_rank = float(max(rank, 1))
     if "ranknum" in factors:
         init_rank = float(factors["ranknum"].reshape(-1)[0])
     if description is not None and description.lora is not None:
