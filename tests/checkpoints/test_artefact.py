@@ -289,3 +289,28 @@ def test_the_base_may_have_moved(trained, batch, tmp_path):
     base.rename(tmp_path / "moved")
     loaded = load_artefact(tmp_path / "run", base_model=str(tmp_path / "moved"))
     assert torch.equal(loaded.model(**batch).logits, model(**batch).logits)
+
+
+def test_a_shallower_base_is_refused_by_its_module_paths(trained, tiny, tmp_path):
+    model, base = trained("lora")
+    save(tmp_path / "run", model, base)
+    other = tiny("deberta-v2")
+    other.deberta.encoder.layer = other.deberta.encoder.layer[:1]
+    other.config.num_hidden_layers = 1
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"has no module deberta\.encoder\.layer\.1"):
+        load_artefact(tmp_path / "run", base_model=str(tmp_path / "other"))
+
+
+def test_an_alpha_of_zero_means_the_initial_rank_after_pruning_as_well(tiny, batch, tmp_path):
+    model = tiny("bert")
+    model.save_pretrained(tmp_path / "base")
+    add_lora(model, lora_type="svd", targets=["query"], init_rank=RANK, lora_alpha=0)
+    freeze_base(model, train="lora")
+    for layer in model.bert.encoder.layer:
+        layer.attention.self.query.lora_E.data[1:3] = 5.0
+    pattern = {f"bert.encoder.layer.{n}.attention.self.query.lora_E": 2 for n in range(2)}
+    expected = model(**batch).logits
+    save(tmp_path / "run", model, tmp_path / "base", rank_pattern=pattern)
+    loaded = load_artefact(tmp_path / "run").model
+    torch.testing.assert_close(loaded(**batch).logits, expected, rtol=1e-6, atol=1e-6)
