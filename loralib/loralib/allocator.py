@@ -1,0 +1,268 @@
+"""RankAllocator: spends a global budget of singular values where they matter.
+
+AdaLoRA (arXiv 2303.10512) algorithm 1, in the order of the published code (QingruZhang/AdaLoRA,
+``loralib/adalora.py``): after each optimizer step, importance is updated from the step's gradients,
+and when the schedule says so all but the best b(t) triplets have their singular value set to zero.
+They keep receiving gradient, so that a triplet can come back before the final phase, in which
+importance stands still. Selection is one sort on the device; nothing waits for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .importance import Importance
+from .schedule import BudgetSchedule
+from .svd import SVDLinear, require_svd_layers
+
+
+class RankAllocator:
+    """Allocates the budget over the SVD layers of a model.
+
+    Args:
+        model: holds SVDLinear layers; it may be wrapped (DistributedDataParallel).
+        lora_r: initial rank per matrix, as told to the user; the model's own ranks count.
+        target_rank: mean rank per matrix at the end.
+        init_warmup: last step with the whole budget.
+        final_warmup: steps at the end with the target budget.
+        mask_interval: steps between two prunings.
+        beta1: average of the sensitivity, in (0, 1).
+        beta2: average of the uncertainty, in (0, 1).
+        total_step: optimizer steps of the run; may be set later by ``set_total_step``.
+        target_total_rank: triplets over the whole model at the end; overrides ``target_rank``.
+        tb_writter: a TensorBoard SummaryWriter (the original's spelling).
+        tb_writter_loginterval: steps between two records.
+
+    Raises:
+        ValueError: if the model has no SVD layer or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lora_r: int,
+        target_rank: int,
+        init_warmup: int,
+        final_warmup: int,
+        mask_interval: int,
+        beta1: float,
+        beta2: float,
+        total_step: int | None = None,
+        target_total_rank: int | None = None,
+        tb_writter: Any = None,
+        tb_writter_loginterval: int = 500,
+    ) -> None:
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 < beta < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {beta}")
+        if target_total_rank is None and target_rank > lora_r:
+            raise ValueError(
+                f"target_rank {target_rank} is above lora_r {lora_r}: ranks are pruned from lora_r "
+                "down to target_rank"
+            )
+        if tb_writter_loginterval < 1:
+            raise ValueError(
+                f"tb_writter_loginterval must be 1 or more, got {tb_writter_loginterval}"
+            )
+        self.model = model
+        self._layers = require_svd_layers(model, "RankAllocator")
+        self.lora_init_rank = lora_r
+        self.ave_target_rank = target_rank
+        self.total_rank = sum(layer.r for layer in self._layers.values())
+        self.target_rank = (
+            target_rank * len(self._layers) if target_total_rank is None else target_total_rank
+        )
+        self.initial_warmup = init_warmup
+        self.final_warmup = final_warmup
+        self.mask_interval = mask_interval
+        self.beta1, self.beta2 = beta1, beta2
+        self.tb_writter = tb_writter
+        self.log_interval = tb_writter_loginterval
+        self.importance = Importance(self._layers, beta1, beta2)
+        self.schedule: BudgetSchedule | None = None
+        self.total_step: int | None = None
+        self.global_step = -1
+        self.steps_seen = 0
+        self.mask_events = 0
+        first = next(iter(self._layers.values())).lora_E
+        self._skipped = torch.zeros((), dtype=torch.int64, device=first.device)
+        self._survivors: Tensor | None = None
+        if total_step is not None:
+            self.set_total_step(total_step)
+
+    def set_total_step(self, total_step: int) -> None:
+        """Fix the length of the run.
+
+        Raises:
+            ValueError: as ``BudgetSchedule``.
+        """
+        self.schedule = BudgetSchedule(
+            total_rank=self.total_rank,
+            target_total_rank=self.target_rank,
+            init_warmup=self.initial_warmup,
+            final_warmup=self.final_warmup,
+            mask_interval=self.mask_interval,
+            total_step=total_step,
+        )
+        self.total_step = total_step
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps whose gradients were missing or not finite; reading it waits for the device."""
+        return int(self._skipped)
+
+    def update_and_mask(
+        self, model: nn.Module, global_step: int
+    ) -> tuple[int, Tensor | None]:
+        """Take in one optimizer step; call it after ``optimizer.step()``, before ``zero_grad()``.
+
+        Args:
+            model: the model given to the constructor, or the same one wrapped or unwrapped.
+            global_step: index of the step just made, from 0.
+
+        Returns:
+            The budget in triplets, and the score at or below which triplets were pruned (scalar,
+            on the model's device), None where nothing was pruned. With ties at the threshold the
+            earlier triplets survive.
+
+        Raises:
+            ValueError: if the total number of steps was never set.
+        """
+        schedule = self._require_schedule()
+        if model is not self.model:
+            self._layers = require_svd_layers(model, "RankAllocator")
+            self.model = model
+        self.global_step = global_step
+        self.steps_seen += 1
+        if global_step < schedule.total_step - schedule.final_warmup:
+            counted = self.importance.update(self._layers)
+            if counted is None:
+                self._skipped += 1
+            else:
+                self._skipped += ~counted
+        budget = schedule.budget(global_step)
+        threshold = self._mask(budget) if schedule.masks(global_step) else None
+        if self.tb_writter is not None and global_step % self.log_interval == 0:
+            self._log(threshold)
+        return budget, threshold
+
+    def _require_schedule(self) -> BudgetSchedule:
+        if self.schedule is None:
+            raise ValueError(
+                "total_step was never set: give it to RankAllocator(total_step=...) or call "
+                f"set_total_step (init_warmup {self.initial_warmup}, "
+                f"final_warmup {self.final_warmup})"
+            )
+        return self.schedule
+
+    @torch.no_grad()
+    def _mask(self, budget: int) -> Tensor | None:
+        scores = self.importance.scores()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # Averages may differ in the last bit between processes; one of them decides.
+            dist.broadcast(scores, src=0)
+        ordered = torch.sort(scores, descending=True, stable=True)
+        survivors = torch.zeros_like(scores, dtype=torch.bool)
+        survivors[ordered.indices[:budget]] = True
+        self._survivors = survivors
+        self.mask_events += 1
+        if budget == self.total_rank:
+            return None
+        for layer, kept in zip(self._layers.values(), self._split(survivors), strict=True):
+            layer.lora_E.masked_fill_(~kept.unsqueeze(1), 0.0)
+        return ordered.values[budget]
+
+    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        return flat.split([layer.r for layer in self._layers.values()])
+
+    def survivors(self) -> dict[str, Tensor]:
+        """``<module>.lora_E`` -> bool [r], which triplets the last pruning kept."""
+        if self._survivors is None:
+            return {
+                f"{path}.lora_E": torch.ones(layer.r, dtype=torch.bool, device=layer.lora_E.device)
+                for path, layer in self._layers.items()
+            }
+        parts = self._split(self._survivors)
+        return {f"{path}.lora_E": part for path, part in zip(self._layers, parts, strict=True)}
+
+    def get_rank_pattern(self) -> dict[str, int]:
+        """``<module>.lora_E`` -> triplets kept; reading it waits for the device."""
+        survivors = self.survivors()
+        counts = torch.stack([kept.sum() for kept in survivors.values()]).tolist()
+        return dict(zip(survivors, counts, strict=True))
+
+    @property
+    def rank_pattern(self) -> dict[str, int]:
+        """The original's attribute; as ``get_rank_pattern``, with or without TensorBoard."""
+        return self.get_rank_pattern()
+
+    @torch.no_grad()
+    def _log(self, threshold: Tensor | None) -> None:
+        """Write the original's records: ranks, budget and distance from orthonormality."""
+        writer, step = self.tb_writter, self.global_step
+        if threshold is not None:
+            pattern = self.get_rank_pattern()
+            for name, rank in pattern.items():
+                writer.add_scalar(f"Ranknum/{name}", rank, step)
+            kept = sum(
+                pattern[f"{path}.lora_E"] * (layer.in_features + layer.out_features)
+                for path, layer in self._layers.items()
+            )
+            writer.add_scalar("Budget/total_rank", sum(pattern.values()), step)
+            writer.add_scalar("Budget/mask_threshold", float(threshold), step)
+            writer.add_scalar("Budget/sum_param", kept, step)
+        distances = []
+        for path, layer in self._layers.items():
+            for name, rows in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B.T)):
+                gram = (rows @ rows.T).float()
+                distance = torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device))
+                distances.append((f"{path}.{name}", float(distance)))
+        for name, value in distances:
+            writer.add_scalar(f"Orth_regu_loss/{name}", value, step)
+        mean = sum(value for _, value in distances) / len(distances)
+        writer.add_scalar("train/orth_regu_loss", mean, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs to continue exactly: tensors and plain values."""
+        return {
+            "schedule": asdict(self._require_schedule()),
+            "betas": [self.beta1, self.beta2],
+            "global_step": self.global_step,
+            "steps_seen": self.steps_seen,
+            "mask_events": self.mask_events,
+            "skipped_steps": self.skipped_steps,
+            "importance": self.importance.state_dict(),
+            "survivors": self.survivors(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: if the state is of another schedule, other betas or another model; the
+                difference is named and nothing is changed.
+        """
+        here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}
+        there = {**state["schedule"], "beta1": state["betas"][0], "beta2": state["betas"][1]}
+        different = [
+            f"{name} {there.get(name)} there, {value} here"
+            for name, value in here.items()
+            if there.get(name) != value
+        ]
+        if different:
+            raise ValueError(f"the state is of another schedule: {'; '.join(different)}")
+        self.importance.load_state_dict(state["importance"])
+        own = self.survivors()
+        self._survivors = torch.cat([state["survivors"][name].to(own[name]) for name in own])
+        self._skipped.fill_(state["skipped_steps"])
+        self.global_step = state["global_step"]
+        self.steps_seen = state["steps_seen"]
+        self.mask_events = state["mask_events"]
+
+

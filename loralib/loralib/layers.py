@@ -1,0 +1,533 @@
+"""LoRA layers that stand in for torch's Linear, Embedding and Conv2d: W + (lora_alpha / r) · B A.
+
+``LoRALayer`` holds what all of them share, including the merged state: with
+``merge_weights=True`` a layer adds its update into ``weight`` whenever it is put in evaluation mode
+(also through a parent's ``eval()``) and restores the base, bit for bit, on ``train()``.
+Hu et al., LoRA (arXiv 2106.09685), eq. 3; names, shapes and initialisation as in microsoft/LoRA and
+QingruZhang/AdaLoRA, ``loralib/layers.py``. Departures from them are named where they are made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .lowrank import lowrank_linear
+
+if TYPE_CHECKING:
+    # For the type checker a mix-in is a module. At run time it must not be one, or the original's
+    # order of bases (``class Mine(nn.Linear, LoRALayer)``) would call its constructor twice.
+    _ModuleMixin = nn.Module
+else:
+    _ModuleMixin = object
+
+
+def adapter_dtype(weight: Tensor) -> torch.dtype:
+    """Precision of an adapter beside ``weight``: float32 beside a half-precision base, else equal.
+
+    Departure: the original gives the adapter the base's dtype. Steps of 1e-4 vanish in bfloat16.
+    """
+    return torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
+
+
+class LoRALayer(_ModuleMixin):
+    """State and merging of an adapted layer; a mix-in placed before a torch module class.
+
+    While merged, ``weight`` holds base + update and a copy of the base is kept aside. The state
+    dict holds the base either way, so saving in evaluation mode and loading in training mode (or
+    the reverse) never counts the update twice. Departure: the original saved the merged weight.
+    To export plain merged weights, read ``weight`` after ``merge()``.
+
+    Args:
+        r: Rank of the update; 0 means no adapter.
+        lora_alpha: Scale numerator.
+        lora_dropout: Probability of dropping an input of the low-rank part.
+        merge_weights: Merge in ``eval()``, unmerge in ``train()``.
+
+    Raises:
+        ValueError: if ``r`` is negative.
+    """
+
+    weight: nn.Parameter
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    lora_dropout: nn.Module
+    _base_weight: Tensor | None
+
+    def __init__(
+        self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool
+    ) -> None:
+        if r < 0:
+            raise ValueError(f"the rank r must be 0 (no adapter) or more, got r={r}")
+        self.r = r
+        self.lora_alpha = lora_alpha
+        # A module in both cases: the original's lambda could not be pickled.
+        self.lora_dropout = nn.Dropout(p=lora_dropout) if lora_dropout > 0.0 else nn.Identity()
+        self.merged = False
+        self.merge_weights = merge_weights
+        self._base_weight = None
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the layer carries low-rank factors."""
+        return "lora_A" in self._parameters
+
+    def _add_factors(self, a_shape: tuple[int, int], b_shape: tuple[int, int]) -> None:
+        """Create lora_A and lora_B (zeros) on the base's device and freeze the base weight."""
+        options: dict[str, Any] = {
+            "device": self.weight.device,
+            "dtype": adapter_dtype(self.weight),
+        }
+        self.lora_A = nn.Parameter(torch.zeros(a_shape, **options))
+        self.lora_B = nn.Parameter(torch.zeros(b_shape, **options))
+        self.weight.requires_grad = False
+
+    def delta_weight(self) -> Tensor:
+        """The update that merging adds, in the adapter's dtype; linear maps give it as [out, in].
+
+        Raises:
+            ValueError: if the layer has no adapter.
+        """
+        raise NotImplementedError
+
+    def _stored_delta(self) -> Tensor:
+        """The update in the layout of ``weight`` as stored."""
+        return self.delta_weight()
+
+    def _require_adapter(self) -> None:
+        if not self.has_adapter:
+            raise ValueError(
+                f"this {type(self).__name__} has no adapter (r={self.r}), so it has no update"
+            )
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the update into ``weight``, keeping a copy of the base; merging twice equals once.
+
+        The sum is taken in the wider of the two dtypes and rounded once.
+        """
+        if self.merged:
+            return
+        if self.has_adapter:
+            base = self.weight.detach()
+            self._base_weight = base.clone()
+            # In place: parameters shared with another module, and addresses held by captured
+            # graphs, stay valid.
+            base.copy_(base + self._stored_delta())
+        self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Restore the base weight exactly as it was before ``merge()``."""
+        if self._base_weight is not None:
+            self.weight.detach().copy_(self._base_weight)
+            self._base_weight = None
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch mode; unmerge for training, merge for evaluation if ``merge_weights``.
+
+        ``parent.eval()`` calls ``train(False)`` on its children, so this one method serves both.
+        A layer merged by hand is unmerged as well: a merged adapter would receive no gradient.
+        """
+        super().train(mode)
+        if mode:
+            self.unmerge()
+        elif self.merge_weights:
+            self.merge()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # .to(), .half(), .cuda(): the copy of the base travels with the weight.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._base_weight is not None:
+            self._base_weight = fn(self._base_weight)
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._base_weight is not None:
+            destination[prefix + "weight"] = self._base_weight
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        merged = self.merged
+        self.unmerge()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+        if merged:
+            self.merge()
+
+
+class LinearAdapter(LoRALayer):
+    """What the linear layers share: orientation of the stored weight, and wrapping a layer."""
+
+    in_features: int
+    out_features: int
+    bias: nn.Parameter | None
+    fan_in_fan_out: bool
+
+    def _base(self) -> Tensor:
+        """Base (or merged) weight as [out, in], whatever way round it is stored."""
+        return self.weight.T if self.fan_in_fan_out else self.weight
+
+    def _stored_delta(self) -> Tensor:
+        delta = self.delta_weight()
+        return delta.T if self.fan_in_fan_out else delta
+
+    def _add_adapter(self) -> None:
+        """Create the adapter's parameters for ``self.r``."""
+        raise NotImplementedError
+
+    def reset_lora_parameters(self) -> None:
+        """Draw the adapter's parameters anew; the update is zero afterwards."""
+        raise NotImplementedError
+
+    def _adopt(self, linear: nn.Linear, r: int) -> None:
+        """Take over the parameters of ``linear`` and put an adapter of rank ``r`` beside them."""
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.r = r
+        if r > 0:
+            self._add_adapter()
+            self.reset_lora_parameters()
+        self.train(linear.training)
+
+
+class Linear(LinearAdapter, nn.Linear):
+    """Linear layer with a plain low-rank update (``frd``): x Wᵀ + bias + (lora_alpha/r)(x Aᵀ) Bᵀ.
+
+    Parameters: ``weight`` [out, in] frozen ([in, out] if ``fan_in_fan_out``), ``bias`` [out],
+    ``lora_A`` [r, in] drawn as torch draws a Linear, ``lora_B`` [out, r] zeros.
+
+    Args:
+        in_features: Size of the last input dimension.
+        out_features: Size of the last output dimension.
+        r: Rank; 0 gives an ordinary layer with a trainable weight.
+        lora_alpha: Scale numerator; the update is scaled by ``lora_alpha / r``.
+        lora_dropout: Dropout probability on the adapter's input.
+        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
+        merge_weights: Merge in ``eval()``.
+        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        r: int = 0,
+        lora_alpha: float = 1,
+        lora_dropout: float = 0.0,
+        fan_in_fan_out: bool = False,
+        merge_weights: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, **kwargs)
+        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
+        self.fan_in_fan_out = fan_in_fan_out
+        if r > 0:
+            self._add_adapter()
+        self.reset_parameters()
+        if fan_in_fan_out:
+            self.weight.data = self.weight.data.T
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        r: int,
+        lora_alpha: float,
+        lora_dropout: float = 0.0,
+        merge_weights: bool = False,
+    ) -> Self:
+        """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
+
+        The adapter lies on the base's device; the base weight is frozen in both.
+        """
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            merge_weights=merge_weights,
+            bias=linear.bias is not None,
+            device="meta",
+        )
+        layer._adopt(linear, r)
+        return layer
+
+    def _add_adapter(self) -> None:
+        self._add_factors((self.r, self.in_features), (self.out_features, self.r))
+        self.scaling = self.lora_alpha / self.r
+
+    def reset_parameters(self) -> None:
+        """Draw base and adapter anew."""
+        nn.Linear.reset_parameters(self)
+        if self.has_adapter:
+            self.reset_lora_parameters()
+
+    def reset_lora_parameters(self) -> None:
+        """Draw lora_A as torch draws a Linear's weight; set lora_B to zero."""
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def delta_weight(self) -> Tensor:
+        """(lora_alpha / r) · B A as [out, in], in the adapter's dtype."""
+        self._require_adapter()
+        return (self.lora_B @ self.lora_A) * self.scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in] to [..., out]."""
+        if self.merged or not self.has_adapter:
+            return F.linear(x, self._base(), self.bias)
+        down = self.lora_A * self.scaling
+        return lowrank_linear(x, self._base(), self.bias, down, self.lora_B, self.lora_dropout(x))
+
+
+class MergedLinear(LinearAdapter, nn.Linear):
+    """One Linear holding several projections side by side, adapters on some of them.
+
+    ``out_features`` splits into ``len(enable_lora)`` equal parts (query, key, value …); each
+    enabled part has an update of its own of rank ``r``.
+    Parameters, with n enabled parts of size s: ``lora_A`` [r·n, in], ``lora_B`` [s·n, r].
+    Departure: with ``fan_in_fan_out`` the original padded the update along the wrong side.
+
+    Args:
+        in_features: Size of the last input dimension.
+        out_features: Size of the last output dimension.
+        r: Rank per part.
+        lora_alpha: Scale numerator.
+        lora_dropout: Dropout probability on the adapter's input.
+        enable_lora: Which parts are adapted.
+        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
+        merge_weights: Merge in ``eval()``.
+        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+
+    Raises:
+        ValueError: if ``enable_lora`` is empty or its length does not divide ``out_features``.
+    """
+
+    lora_rows: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        r: int = 0,
+        lora_alpha: float = 1,
+        lora_dropout: float = 0.0,
+        enable_lora: Sequence[bool] = (False,),
+        fan_in_fan_out: bool = False,
+        merge_weights: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if len(enable_lora) == 0 or out_features % len(enable_lora) != 0:
+            raise ValueError(
+                f"the length of enable_lora must divide out_features, "
+                f"got {len(enable_lora)} parts for out_features={out_features}"
+            )
+        nn.Linear.__init__(self, in_features, out_features, **kwargs)
+        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
+        self.enable_lora = list(enable_lora)
+        self.fan_in_fan_out = fan_in_fan_out
+        if r > 0 and any(enable_lora):
+            self._add_adapter()
+        self.reset_parameters()
+        if fan_in_fan_out:
+            self.weight.data = self.weight.data.T
+
+    def _add_adapter(self) -> None:
+        enabled, size = sum(self.enable_lora), self.out_features // len(self.enable_lora)
+        self._add_factors((self.r * enabled, self.in_features), (size * enabled, self.r))
+        self.scaling = self.lora_alpha / self.r
+        rows = [
+            row
+            for part, on in enumerate(self.enable_lora)
+            if on
+            for row in range(part * size, (part + 1) * size)
+        ]
+        # Row numbers, not a boolean mask: indexing by a mask would wait for the device.
+        row_numbers = torch.tensor(rows, device=self.weight.device)
+        self.register_buffer("lora_rows", row_numbers, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """Draw base and adapter anew."""
+        nn.Linear.reset_parameters(self)
+        if self.has_adapter:
+            self.reset_lora_parameters()
+
+    def reset_lora_parameters(self) -> None:
+        """Draw lora_A as torch draws a Linear's weight; set lora_B to zero."""
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def _parts(self) -> tuple[Tensor, Tensor]:
+        """lora_A as [parts, r, in] and lora_B as [parts, size, r], scale in the former."""
+        enabled = sum(self.enable_lora)
+        down = (self.lora_A * self.scaling).view(enabled, self.r, self.in_features)
+        return down, self.lora_B.view(enabled, -1, self.r)
+
+    def delta_weight(self) -> Tensor:
+        """The update of all parts as [out, in], zero in the rows of parts without an adapter."""
+        self._require_adapter()
+        down, up = self._parts()
+        delta = torch.bmm(up, down).flatten(0, 1)
+        return delta.new_zeros(self.out_features, self.in_features).index_copy(
+            0, self.lora_rows, delta
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in] to [..., out]."""
+        base = F.linear(x, self._base(), self.bias)
+        if self.merged or not self.has_adapter:
+            return base
+        down, up = self._parts()
+        hidden = F.linear(self.lora_dropout(x).to(down.dtype), down.flatten(0, 1))
+        hidden = hidden.unflatten(-1, (up.shape[0], self.r))
+        update = torch.einsum("...pr,psr->...ps", hidden, up.to(hidden.dtype)).flatten(-2)
+        return base.index_add(-1, self.lora_rows, update.to(base.dtype))
+
+
+class Embedding(LoRALayer, nn.Embedding):
+    """Embedding with a low-rank update of the table: table + (lora_alpha/r) · (B A)ᵀ.
+
+    Parameters: ``weight`` [num, dim] frozen, ``lora_A`` [r, num] zeros, ``lora_B`` [dim, r] normal.
+    Departures: merging adds the transposed product (the original raised), and ``max_norm`` beside
+    an adapter is refused (the original renormalised lora_A in place at every look-up).
+
+    Args:
+        num_embeddings: Rows of the table.
+        embedding_dim: Columns of the table.
+        r: Rank.
+        lora_alpha: Scale numerator.
+        merge_weights: Merge in ``eval()``.
+        **kwargs: Other arguments of ``nn.Embedding``.
+
+    Raises:
+        ValueError: if ``max_norm`` is given with ``r > 0``.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        r: int = 0,
+        lora_alpha: float = 1,
+        merge_weights: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        nn.Embedding.__init__(self, num_embeddings, embedding_dim, **kwargs)
+        LoRALayer.__init__(self, r, lora_alpha, 0.0, merge_weights)
+        if r > 0:
+            if self.max_norm is not None:
+                raise ValueError(
+                    f"max_norm={self.max_norm} rescales the frozen table at look-up and cannot be "
+                    f"combined with an adapter (r={r}); leave max_norm out"
+                )
+            self._add_factors((r, num_embeddings), (embedding_dim, r))
+            self.scaling = self.lora_alpha / self.r
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw base and adapter anew; the update is zero afterwards."""
+        nn.Embedding.reset_parameters(self)
+        if self.has_adapter:
+            nn.init.zeros_(self.lora_A)
+            nn.init.normal_(self.lora_B)
+
+    def delta_weight(self) -> Tensor:
+        """(lora_alpha / r) · (B A)ᵀ in the table's layout [num, dim]."""
+        self._require_adapter()
+        return (self.lora_B @ self.lora_A).T * self.scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Look up integer ids [...] and return [..., dim]."""
+        base = nn.Embedding.forward(self, x)
+        if self.merged or not self.has_adapter:
+            return base
+        rows = F.embedding(
+            x,
+            self.lora_A.T,
+            self.padding_idx,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+            sparse=self.sparse,
+        )
+        return base + F.linear(rows, self.lora_B * self.scaling).to(base.dtype)
+
+
+class Conv2d(LoRALayer, nn.Conv2d):
+    """Convolution with a square kernel k and a low-rank update of the unfolded kernel.
+
+    Parameters: ``weight`` [out, in/groups, k, k] frozen, ``lora_A`` [r·k, in·k],
+    ``lora_B`` [out/groups·k, r·k] zeros (as microsoft/LoRA has it; equal to AdaLoRA's for one
+    group, where AdaLoRA's failed for several).
+    Departure: ``lora_dropout`` acts on the adapter's input; the original ignored it.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        kernel_size: Side of the square kernel, an int.
+        r: Rank.
+        lora_alpha: Scale numerator.
+        lora_dropout: Dropout probability on the adapter's input.
+        merge_weights: Merge in ``eval()``.
+        **kwargs: Other arguments of ``nn.Conv2d``.
+
+    Raises:
+        TypeError: if ``kernel_size`` is not an int.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        r: int = 0,
+        lora_alpha: float = 1,
+        lora_dropout: float = 0.0,
+        merge_weights: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(kernel_size, int):
+            raise TypeError(f"kernel_size must be one int (a square kernel), got {kernel_size!r}")
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **kwargs)
+        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
+        if r > 0:
+            self._add_factors(
+                (r * kernel_size, in_channels * kernel_size),
+                (out_channels // self.groups * kernel_size, r * kernel_size),
+            )
+            self.scaling = self.lora_alpha / self.r
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw base and adapter anew; the update is zero afterwards."""
+        nn.Conv2d.reset_parameters(self)
+        if self.has_adapter:
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            nn.init.zeros_(self.lora_B)
+
+    def delta_weight(self) -> Tensor:
+        """(lora_alpha / r) · B A in the kernel's layout [out, in/groups, k, k]."""
+        self._require_adapter()
+        return (self.lora_B @ self.lora_A).view(self.weight.shape) * self.scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [batch, in, height, width]."""
+        if self.merged or not self.has_adapter:
+            return nn.Conv2d.forward(self, x)
+        delta = self.delta_weight()
+        if isinstance(self.lora_dropout, nn.Identity) or not self.training:
+            weight = (self.weight + delta).to(self.weight.dtype)
+            return self._conv_forward(x, weight, self.bias)
+        base = self._conv_forward(x, self.weight, self.bias)
+        dropped = self.lora_dropout(x).to(delta.dtype)
+        return base + self._conv_forward(dropped, delta, None).to(base.dtype)
