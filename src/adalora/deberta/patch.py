@@ -1,0 +1,47 @@
+"""Swapping the attention of a loaded DebertaV2 model for ours, in place."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+
+from adalora.deberta.attention import DisentangledAttention
+from adalora.errors import UserError
+
+__all__ = ["patch"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def patch(model: Model, *, position_query_bypass: bool = False) -> Model:
+    """Give ``model`` our attention; parameters, their names and the state dict stay as they are.
+
+    Patching twice equals patching once; the bypass of the last call counts.
+
+    Args:
+        model: any transformers model of type ``deberta-v2`` (DeBERTaV3 is one), before or after
+            adapters were put on it.
+        position_query_bypass: see ``DisentangledAttention``; also noted in ``model.config``.
+
+    Raises:
+        UserError: if the model has no DebertaV2 attention.
+    """
+    found = 0
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, DisentangledSelfAttention):
+                swapped = DisentangledAttention(child, position_query_bypass=position_query_bypass)
+                setattr(module, name, swapped)
+                found += 1
+            elif isinstance(child, DisentangledAttention):
+                child.position_query_bypass = position_query_bypass
+                found += 1
+    config = getattr(model, "config", None)
+    if not found:
+        kind = getattr(config, "model_type", type(model).__name__)
+        raise UserError(f"patch serves DeBERTaV3 (model type deberta-v2), and this is {kind!r}.")
+    if config is not None:
+        config.position_query_bypass = position_query_bypass
+    return model

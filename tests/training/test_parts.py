@@ -1,0 +1,171 @@
+"""The smaller parts of a run: folders, step counts, the consistency loss, state files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import kl_div
+
+from adalora.errors import UserError, exit_with_message
+from adalora.training import AdaLoraTrainer, clear_earlier_run, count_steps, prepare_folder
+from adalora.training.allocator_state import load_state, save_state
+from adalora.training.consistency import consistency_loss, mask_tokens
+
+
+@pytest.mark.parametrize("examples_count", [1, 7, 8, 33, 48])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("epochs", [1.0, 2.5])
+def test_steps_are_counted_as_the_trainer_counts_them(
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+    examples_count: int,
+    accumulation: int,
+    epochs: float,
+) -> None:
+    arguments = make_arguments(
+        max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulation
+    )
+    trainer = AdaLoraTrainer(
+        model=make_model(), args=arguments, train_dataset=examples[:examples_count]
+    )
+    loader = trainer.get_train_dataloader()
+    expected = trainer.set_initial_training_values(arguments, loader)[-1]
+    assert count_steps(examples_count, arguments) == expected
+
+
+def test_max_steps_overrides_the_epochs(make_arguments: Callable[..., Any]) -> None:
+    assert count_steps(1000, make_arguments(max_steps=7)) == 7
+
+
+def test_an_empty_folder_starts_afresh(make_arguments: Callable[..., Any]) -> None:
+    assert prepare_folder(make_arguments(do_train=True)) is None
+
+
+def test_files_without_a_checkpoint_are_not_overwritten_unasked(
+    make_arguments: Callable[..., Any],
+) -> None:
+    arguments = make_arguments(do_train=True)
+    prepare_folder(arguments)
+    precious = Path(arguments.output_dir) / "adapter.safetensors"
+    precious.write_text("mine")
+    with pytest.raises(UserError, match="--overwrite_output_dir to replace"):
+        prepare_folder(arguments)
+    assert precious.read_text() == "mine"
+    arguments.overwrite_output_dir = True
+    assert prepare_folder(arguments) is None
+    assert precious.read_text() == "mine"
+
+
+def test_a_checkpoint_is_resumed_from_or_cleared_when_asked(
+    make_arguments: Callable[..., Any],
+) -> None:
+    arguments = make_arguments(do_train=True)
+    prepare_folder(arguments)
+    checkpoint = Path(arguments.output_dir) / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    notes = Path(str(arguments.root_output_dir)) / "notes.txt"
+    notes.write_text("mine")
+    assert prepare_folder(arguments) == str(checkpoint)
+    clear_earlier_run(arguments)
+    assert checkpoint.is_dir()
+    arguments.overwrite_output_dir = True
+    clear_earlier_run(arguments)
+    assert not checkpoint.exists()
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("True", "holds no checkpoint"), ("nowhere", "'nowhere' is not a checkpoint")],
+)
+def test_a_checkpoint_that_is_not_there_is_named(
+    make_arguments: Callable[..., Any], wanted: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare_folder(make_arguments(do_train=True, resume_from_checkpoint=wanted))
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    make_arguments: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        prepare_folder(make_arguments(root_output_dir=str(tmp_path / "file")))
+
+
+def test_masking_spares_special_tokens_and_takes_its_share() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 50, (64, 128))
+    masked = mask_tokens(ids, probability=0.3, unknown_id=3, special_ids=[0, 1, 2])
+    special = torch.isin(ids, torch.tensor([0, 1, 2]))
+    assert torch.equal(masked[special], ids[special])
+    share = (masked != ids)[~special].float().mean().item()
+    assert share == pytest.approx(0.3, abs=0.03)
+    assert mask_tokens(ids, probability=0, unknown_id=3, special_ids=[]) is ids
+
+
+def test_the_consistency_loss_is_two_losses_and_a_divergence(
+    make_model: Callable[..., Any], examples: list[Any]
+) -> None:
+    model = make_model().double().eval()
+    inputs = {
+        "input_ids": torch.stack([row["input_ids"] for row in examples[:8]]),
+        "labels": torch.tensor([row["labels"] for row in examples[:8]]),
+    }
+    other = inputs["input_ids"].roll(1, dims=1)
+    one = model(**inputs)
+    two = model(input_ids=other, labels=inputs["labels"])
+    mean = ((one.logits + two.logits) / 2).softmax(-1)
+    divergences = [
+        kl_div(x.logits.log_softmax(-1), mean, reduction="mean").item() for x in (one, two)
+    ]
+    expected = one.loss.item() + two.loss.item() + 0.5 * 3.0 * sum(divergences)
+    got = consistency_loss(model, inputs, other, weight=3.0)
+    assert got.item() == pytest.approx(expected, abs=1e-6)
+    same = consistency_loss(model, inputs, inputs["input_ids"], weight=3.0)
+    assert same.item() == pytest.approx(2 * one.loss.item(), abs=1e-6)
+
+
+def test_a_state_file_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    state = {"step": 3, "names": ["a", "b"], "average": {"x.lora_A": torch.rand(2, 3)}, "deep": {}}
+    save_state(state, tmp_path / "state.safetensors")
+    loaded = load_state(tmp_path / "state.safetensors")
+    assert loaded["step"] == 3
+    assert loaded["names"] == ["a", "b"]
+    assert torch.equal(loaded["average"]["x.lora_A"], state["average"]["x.lora_A"])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a state", b"\x80\x04pickle"])
+def test_a_missing_or_damaged_state_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "allocator.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"allocator\.safetensors is (missing|damaged)"):
+        load_state(path)
+
+
+def test_a_user_error_is_a_sentence_and_status_two(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise UserError("--lora_r is 0; it must be at least 1.")
+
+    assert exit_with_message(fails) == 2
+    assert capsys.readouterr().err == "error: --lora_r is 0; it must be at least 1.\n"
+    assert exit_with_message(lambda: None) == 0
+    assert exit_with_message(lambda: 1) == 1
+
+
+def test_results_are_complete_or_as_they_were(tmp_path: Path) -> None:
+    from adalora.training.folders import write_json
+
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
