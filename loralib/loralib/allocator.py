@@ -117,9 +117,7 @@ class RankAllocator:
         """Steps whose gradients were missing or not finite; reading it waits for the device."""
         return int(self._skipped)
 
-    def update_and_mask(
-        self, model: nn.Module, global_step: int
-    ) -> tuple[int, Tensor | None]:
+    def update_and_mask(self, model: nn.Module, global_step: int) -> tuple[int, Tensor | None]:
         """Take in one optimizer step; call it after ``optimizer.step()``, before ``zero_grad()``.
 
         Args:
@@ -264,5 +262,3 @@ class RankAllocator:
         self.global_step = state["global_step"]
         self.steps_seen = state["steps_seen"]
         self.mask_events = state["mask_events"]
-
-

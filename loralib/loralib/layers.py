@@ -59,9 +59,7 @@ class LoRALayer(_ModuleMixin):
     lora_dropout: nn.Module
     _base_weight: Tensor | None
 
-    def __init__(
-        self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool
-    ) -> None:
+    def __init__(self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool) -> None:
         if r < 0:
             raise ValueError(f"the rank r must be 0 (no adapter) or more, got r={r}")
         self.r = r

@@ -1,4 +1,4 @@
-"""The patched model computes what the installed one does, whatever the configuration and padding."""
+"""The patched model computes what the installed one does, whatever the options and the padding."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_run_whose_allocator_was_never_called_does_not_end_silently(
     make_model: Callable[..., Any],
 ) -> None:
     adaptation = AdaLora(make_model(), AdaLoraSettings(target_rank=1))
-    with pytest.raises(UserError, match="before AdaLora.begin"):
+    with pytest.raises(UserError, match=r"before AdaLora\.begin"):
         adaptation.step(0)
     adaptation.begin(20)
     with pytest.raises(UserError, match="never called"):

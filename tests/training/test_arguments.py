@@ -70,7 +70,7 @@ ORIGINAL_FLAGS = {
 
 
 def test_every_flag_of_the_original_is_accepted() -> None:
-    words = [word for word in MINIMAL]
+    words = list(MINIMAL)
     for name, value in ORIGINAL_FLAGS.items():
         words += [f"--{name}"] + ([] if value is None else [value])
     arguments = parse_arguments(words)
@@ -80,9 +80,7 @@ def test_every_flag_of_the_original_is_accepted() -> None:
     assert Path(str(arguments.training.output_dir)) == Path("r/model")
 
 
-@pytest.mark.parametrize(
-    "script", ["mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb"]
-)
+@pytest.mark.parametrize("script", ["mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb"])
 def test_the_flags_of_the_scripts_parse_with_the_launcher_in_front(
     script: str, project_root: Path
 ) -> None:

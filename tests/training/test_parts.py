@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,13 +158,3 @@ def test_a_user_error_is_a_sentence_and_status_two(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "error: --lora_r is 0; it must be at least 1.\n"
     assert exit_with_message(lambda: None) == 0
     assert exit_with_message(lambda: 1) == 1
-
-
-def test_results_are_complete_or_as_they_were(tmp_path: Path) -> None:
-    from adalora.training.folders import write_json
-
-    path = tmp_path / "results.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}

@@ -6,14 +6,11 @@ and the results as JSON files beside them.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import transformers
 from transformers.trainer_utils import get_last_checkpoint
@@ -21,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from adalora.errors import UserError
 from adalora.training.arguments import AdaLoraTrainingArguments
 
-__all__ = ["clear_earlier_run", "configure_logging", "prepare_folder", "write_json"]
+__all__ = ["clear_earlier_run", "configure_logging", "prepare_folder"]
 
 
 def prepare_folder(training: AdaLoraTrainingArguments) -> str | None:
@@ -116,10 +113,3 @@ def configure_logging(training: AdaLoraTrainingArguments) -> None:
     transformers.utils.logging.disable_default_handler()
     transformers.utils.logging.enable_propagation()
     transformers.utils.logging.set_verbosity(logging.INFO if main else logging.WARNING)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` so that the file is complete or as it was before."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

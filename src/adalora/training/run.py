@@ -17,13 +17,19 @@ from transformers import EvalPrediction
 
 from adalora.adapters import count_parameters
 from adalora.checkpoints import Description, save_artefact
+from adalora.checkpoints.files import write_json
 from adalora.errors import UserError
-from adalora.glue import DataSource, TaskData, compute_metrics, main_metric, write_predictions
+from adalora.glue import (
+    DataSource,
+    TaskData,
+    compute_glue_metrics,
+    main_metric_of,
+    write_predictions,
+)
 from adalora.report import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments import AdaLoraTrainingArguments
 from adalora.training.build import settings_of
-from adalora.training.folders import write_json
 from adalora.training.parser import RunArguments
 from adalora.training.steps import count_steps
 from adalora.training.trainer import AdaLoraTrainer
@@ -114,8 +120,11 @@ def build_metrics(data: TaskData) -> Callable[[EvalPrediction], dict[str, float]
     """The metrics of the task, from the Trainer's predictions."""
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
-        return compute_metrics(
-            data, _decide(prediction.predictions, data.is_regression), prediction.label_ids
+        return compute_glue_metrics(
+            None if data.task is None else data.task.name,
+            _decide(prediction.predictions, data.is_regression),
+            prediction.label_ids,
+            is_regression=data.is_regression,
         )
 
     return compute
@@ -259,7 +268,7 @@ class Run:
         for split, metrics in self.metrics.items():
             for name in ("loss", "samples", "runtime", "samples_per_second", "steps_per_second"):
                 metrics = {k: v for k, v in metrics.items() if k != f"eval_{name}"}
-            main = main_metric(self.data)
+            main = main_metric_of(self.data.task, self.data.is_regression)
             for key, value in metrics.items():
                 name = key.removeprefix("eval_")
                 if key.startswith("eval_") and isinstance(value, float):
@@ -276,7 +285,7 @@ class Run:
                 "missing or not finite, and importance was left as it was."
             )
         for split, metrics in self.metrics.items():
-            value = metrics.get(f"eval_{main_metric(self.data)}")
+            value = metrics.get(f"eval_{main_metric_of(self.data.task, self.data.is_regression)}")
             majority = self.data.majority_score(split)
             if self.seconds is not None and value is not None and value <= majority + 1e-9:
                 found.append(

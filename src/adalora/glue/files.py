@@ -1,0 +1,174 @@
+"""The user's own data: CSV, TSV, JSON, JSON lines or Parquet, one file per split."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from adalora.errors import UserError
+
+__all__ = ["LABEL", "Columns", "labels", "read_file", "text_columns", "texts"]
+
+LABEL = "label"
+# Columns that number the rows and are no text, as GLUE's files have them.
+_NO_TEXT = {LABEL, "idx", "index", "id"}
+
+Columns = tuple[str, str | None]
+
+
+def _read_separated(separator: str) -> Callable[[Path], pd.DataFrame]:
+    def read(path: Path) -> pd.DataFrame:
+        # Every cell is text first: pandas would turn "None", "NA" and "1" into something else.
+        return pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
+
+    return read
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    values = json.loads(path.read_text(encoding="utf-8-sig"))
+    # {"data": [...]} is how datasets' own JSON reader lets a list be named.
+    if isinstance(values, dict) and isinstance(values.get("data"), list):
+        values = values["data"]
+    return _frame(values)
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+    return _frame(rows)
+
+
+def _frame(values: Any) -> pd.DataFrame:
+    if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
+        raise ValueError("expected a list of objects, one per example")
+    return pd.DataFrame.from_records(values) if values else pd.DataFrame()
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _read_separated(","),
+    ".tsv": _read_separated("\t"),
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".parquet": pd.read_parquet,
+}
+
+
+def read_file(path: Path) -> pd.DataFrame:
+    """Read one file by its extension.
+
+    Raises:
+        UserError: if the extension is unknown, or the file absent, unreadable or empty.
+    """
+    suffix = path.suffix.lower()
+    known = ", ".join([*_READERS, ".json"])
+    if suffix not in _READERS and suffix != ".json":
+        raise UserError(f"{path} ends in {suffix!r}; data files end in one of {known}.")
+    if not path.is_file():
+        raise UserError(f"The data file {str(path)!r} does not exist.")
+    try:
+        if suffix == ".json":
+            # Both forms are called .json in the wild, also by the original's documentation.
+            try:
+                frame = _read_json(path)
+            except json.JSONDecodeError:
+                frame = _read_json_lines(path)
+        else:
+            frame = _READERS[suffix](path)
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, about line {line}: not UTF-8; save the file as UTF-8.") from error
+    except Exception as error:  # pandas and pyarrow raise classes of their own
+        text = " ".join(str(error).split())
+        raise UserError(f"{path} could not be read as {suffix[1:]}: {text[:200]}") from error
+    if frame.empty:
+        raise UserError(f"{path} holds no examples.")
+    frame.columns = [str(column) for column in frame.columns]
+    return frame
+
+
+def text_columns(frame: pd.DataFrame, path: Path, wanted: Columns | None = None) -> Columns:
+    """Which columns hold the texts.
+
+    Those of the GLUE task if one is named and the file has them; else ``sentence1`` and
+    ``sentence2``; else the first one or two columns beside the label, as in the original.
+
+    Raises:
+        UserError: if there is no text column.
+    """
+    names = [name for name in frame.columns if name.lower() not in _NO_TEXT]
+    for first, second in [*([wanted] if wanted else []), ("sentence1", "sentence2")]:
+        if first in names and (second is None or second in names):
+            return first, second
+    if not names:
+        raise UserError(f"{path} has no column of text; its columns are {_listed(frame.columns)}.")
+    return names[0], names[1] if len(names) > 1 else None
+
+
+def texts(frame: pd.DataFrame, column: str, path: Path) -> list[str]:
+    """The texts of one column.
+
+    Raises:
+        UserError: if the column is missing, or a cell is empty of a value or no text.
+    """
+    if column not in frame.columns:
+        raise UserError(
+            f"{path} has no column {column!r}, which the training file has; its columns are "
+            f"{_listed(frame.columns)}."
+        )
+    values = frame[column].tolist()
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise UserError(
+                f"{path}, example {number}: {column!r} is {value!r} where a text is expected."
+            )
+    return values
+
+
+def labels(frame: pd.DataFrame, path: Path) -> list[Any]:
+    """The labels as int, float or str; numbers written as text become numbers.
+
+    Raises:
+        UserError: if the column ``label`` is missing, or a label is.
+    """
+    if LABEL not in frame.columns:
+        raise UserError(
+            f"{path} has no column {LABEL!r}; its columns are {_listed(frame.columns)}."
+        )
+    values = [value.item() if hasattr(value, "item") else value for value in frame[LABEL]]
+    for number, value in enumerate(values, start=1):
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        if missing or not isinstance(value, str | int | float) or value == "":
+            raise UserError(f"{path}, example {number}: the label is missing ({value!r}).")
+    if all(isinstance(value, str) for value in values):
+        values = _as_numbers(values)
+    return [str(value) if isinstance(value, bool) else value for value in values]
+
+
+def _as_numbers(values: Sequence[str]) -> list[Any]:
+    for kind in (int, float):
+        try:
+            numbers = [kind(value) for value in values]
+        except ValueError:
+            continue
+        if all(math.isfinite(number) for number in numbers):
+            return numbers
+    return list(values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

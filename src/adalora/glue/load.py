@@ -1,0 +1,291 @@
+"""One door to the data: the official files, the user's own, the miniature, or the hub."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+
+from adalora.builtin import generate
+from adalora.errors import UserError
+from adalora.glue import files
+from adalora.glue.metrics import compute_glue_metrics, main_metric_of
+from adalora.glue.tasks import MINI_PREFIX, Task, resolve_task
+from adalora.glue.tsv import find_file, read_split
+
+__all__ = ["DataSource", "TaskData", "load_data"]
+
+HUB_NAME = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What the user asked for; the first that is given counts, in the order of the fields.
+
+    ``need`` names the kinds of split the run cannot do without (train, validation, test); others
+    are read where they exist.
+    """
+
+    task_name: str | None = None
+    data_dir: str | None = None
+    train_file: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    cache_dir: str | None = None
+    need: tuple[str, ...] = ("train", "validation")
+
+    def __post_init__(self) -> None:
+        has_files = bool(self.train_file or self.validation_file or self.test_file)
+        if self.task_name is None and not has_files:
+            raise UserError(
+                "No data was named: give --task_name (a GLUE task, or mini-sst2 and so on for the "
+                "built-in miniature), or your own --train_file and --validation_file."
+            )
+        if self.data_dir is not None and self.task_name is None:
+            raise UserError(f"--data_dir {self.data_dir!r} needs --task_name to know which task.")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples ready to be tokenised.
+
+    ``splits`` have the columns ``sentence1_key``, ``sentence2_key`` (if not None), ``label`` and
+    ``idx``; labels are class indices, or float32 for regression, and -1 where there is none.
+    ``origin`` says in a sentence where they came from.
+    """
+
+    splits: DatasetDict
+    task: Task | None
+    sentence1_key: str
+    sentence2_key: str | None
+    labels: tuple[str, ...] | None
+    validation_splits: tuple[str, ...]
+    test_splits: tuple[str, ...]
+    origin: str
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number instead of a class."""
+        return self.labels is None
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classifier."""
+        return 1 if self.labels is None else len(self.labels)
+
+    def majority_score(self, split: str) -> float:
+        """Main metric on ``split`` of always giving the most frequent class of the training set.
+
+        For regression: of always giving one number.
+        """
+        references = self.splits[split]["label"]
+        source = self.splits["train"]["label"] if "train" in self.splits else references
+        if self.is_regression:
+            return 0.0 if self.task is not None else _variance(list(references))
+        most = Counter(source).most_common(1)[0][0]
+        task = None if self.task is None else self.task.name
+        scores = compute_glue_metrics(task, [most] * len(references), list(references), warn=False)
+        return scores[main_metric_of(self.task, self.is_regression)]
+
+
+def _variance(values: list[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
+
+
+def load_data(source: DataSource) -> TaskData:
+    """Read what ``source`` asks for.
+
+    Raises:
+        UserError: if a file, a column, a label or a needed split is wrong or missing, or the hub
+            is out of reach.
+    """
+    task, is_mini = (None, False) if source.task_name is None else resolve_task(source.task_name)
+    if task is not None and source.data_dir is not None:
+        data = _from_folder(task, Path(source.data_dir).expanduser())
+    elif source.train_file or source.validation_file or source.test_file:
+        data = _from_files(source, task)
+    elif task is not None and is_mini:
+        rows = {name: generate(task.name, name) for name, _ in task.splits}
+        data = _of_task(task, rows, f"the built-in miniature of {task.name}")
+    else:
+        # DataSource saw to it that a task is named where no files are.
+        data = _from_hub(cast(Task, task), source)
+    _require(source, data)
+    return data
+
+
+def _require(source: DataSource, data: TaskData) -> None:
+    present = {
+        "train": ("train",) if "train" in data.splits else (),
+        "validation": data.validation_splits,
+        "test": data.test_splits,
+    }
+    for kind in source.need:
+        if not present[kind]:
+            flag = {"train": "--do_train", "validation": "--do_eval", "test": "--do_predict"}[kind]
+            raise UserError(
+                f"{flag} needs {kind} data, and {data.origin} has none; "
+                f"it has {', '.join(data.splits) or 'nothing'}."
+            )
+
+
+def _of_task(task: Task, rows: dict[str, list[dict[str, Any]]], origin: str) -> TaskData:
+    features: dict[str, Any] = {task.sentence1_key: Value("string")}
+    if task.sentence2_key is not None:
+        features[task.sentence2_key] = Value("string")
+    features["label"] = (
+        Value("float32") if task.labels is None else ClassLabel(names=list(task.labels))
+    )
+    features["idx"] = Value("int32")
+    splits = DatasetDict(
+        {
+            name: Dataset.from_dict(
+                {key: [row[key] for row in content] for key in features},
+                features=Features(features),
+            )
+            for name, content in rows.items()
+        }
+    )
+    return _task_data(task, splits, origin)
+
+
+def _task_data(task: Task, splits: DatasetDict, origin: str) -> TaskData:
+    return TaskData(
+        splits=splits,
+        task=task,
+        sentence1_key=task.sentence1_key,
+        sentence2_key=task.sentence2_key,
+        labels=task.labels,
+        validation_splits=tuple(name for name in task.validation_splits if name in splits),
+        test_splits=tuple(name for name in task.test_splits if name in splits),
+        origin=origin,
+    )
+
+
+def _from_folder(task: Task, folder: Path) -> TaskData:
+    rows = {}
+    for split, file_name in task.splits:
+        path = find_file(folder, task, file_name)
+        layout = task.test if split.startswith("test") else task.training
+        if path is not None and layout is not None:
+            rows[split] = read_split(path, task, layout)
+    if not rows:
+        expected = ", ".join(file_name for _, file_name in task.splits)
+        raise UserError(
+            f"--data_dir {str(folder)!r} holds none of {expected} of {task.name}, neither itself "
+            f"nor in {task.folder}/."
+        )
+    return _of_task(task, rows, f"the folder {folder}")
+
+
+def _from_hub(task: Task, source: DataSource) -> TaskData:
+    ways = (
+        "Without a network there are three ways: --data_dir with the official GLUE files, your own "
+        f"--train_file and --validation_file, or the built-in --task_name {MINI_PREFIX}{task.name}."
+    )
+    try:
+        splits = load_dataset(HUB_NAME, task.name, cache_dir=source.cache_dir)
+    except Exception as error:  # network, cache and file problems each raise their own
+        switched_off = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
+        reason = "switched off and the data not cached" if switched_off else "out of reach"
+        raise UserError(
+            f"The data of {task.name!r} is on the hub ({HUB_NAME}), which is {reason}. {ways}"
+        ) from error
+    return _task_data(task, splits, f"the hub ({HUB_NAME}, {task.name})")
+
+
+def _from_files(source: DataSource, task: Task | None) -> TaskData:
+    paths = {
+        "train": source.train_file,
+        "validation": source.validation_file,
+        "test": source.test_file,
+    }
+    given = {name: Path(path).expanduser() for name, path in paths.items() if path}
+    frames = {name: files.read_file(path) for name, path in given.items()}
+    first = next(iter(frames))
+    wanted = None if task is None else (task.sentence1_key, task.sentence2_key)
+    columns = files.text_columns(frames[first], given[first], wanted)
+
+    raw = {
+        name: files.labels(frame, given[name])
+        for name, frame in frames.items()
+        if name != "test" or files.LABEL in frame.columns
+    }
+    # The test set's labels are not looked at, as in the original: predictions are for it.
+    raw.pop("test", None)
+    if not raw:
+        if task is None:
+            raise UserError("Only a test file was given; labels are known from training data.")
+        names = task.labels
+    else:
+        names = _label_names(raw, given, task)
+
+    features: dict[str, Any] = {name: Value("string") for name in columns if name is not None}
+    features["label"] = Value("float32") if names is None else ClassLabel(names=list(names))
+    features["idx"] = Value("int32")
+    splits = {}
+    for name, frame in frames.items():
+        content: dict[str, list[Any]] = {
+            column: files.texts(frame, column, given[name])
+            for column in columns
+            if column is not None
+        }
+        content["label"] = (
+            _indices(raw[name], names, given[name]) if name in raw else [-1] * len(frame)
+        )
+        content["idx"] = list(range(len(frame)))
+        splits[name] = Dataset.from_dict(content, features=Features(features))
+    return TaskData(
+        splits=DatasetDict(splits),
+        task=task,
+        sentence1_key=columns[0],
+        sentence2_key=columns[1],
+        labels=names,
+        validation_splits=("validation",) if "validation" in splits else (),
+        test_splits=("test",) if "test" in splits else (),
+        origin=", ".join(str(path) for path in given.values()),
+    )
+
+
+def _label_names(
+    raw: dict[str, list[Any]], paths: dict[str, Path], task: Task | None
+) -> tuple[str, ...] | None:
+    """Names of the classes in order, or None for regression."""
+    if task is not None:
+        return task.labels
+    source = raw.get("train") or next(iter(raw.values()))
+    if any(isinstance(value, float) for value in source):
+        return None
+    kinds = {type(value) for value in source}
+    if len(kinds) > 1:
+        path = paths["train" if "train" in raw else next(iter(raw))]
+        raise UserError(f"{path}: the labels are partly numbers and partly words.")
+    names = tuple(str(value) for value in sorted(set(source)))
+    if len(names) < 2:
+        path = paths["train" if "train" in raw else next(iter(raw))]
+        raise UserError(f"{path}: every label is {names[0]!r}; at least two classes are needed.")
+    return names
+
+
+def _indices(values: list[Any], names: tuple[str, ...] | None, path: Path) -> list[Any]:
+    if names is None:
+        unusable = [value for value in values if isinstance(value, str)]
+        if unusable:
+            raise UserError(f"{path}: the label {unusable[0]!r} is no number.")
+        return [float(value) for value in values]
+    index = {name: position for position, name in enumerate(names)}
+    # A GLUE task's own files may hold class indices where the task has words.
+    if all(isinstance(value, int) for value in values) and not set(map(str, values)) <= set(index):
+        index = {str(position): position for position in range(len(names))}
+    unknown = sorted({str(value) for value in values} - set(index))
+    if unknown:
+        raise UserError(
+            f"{path}: the label {unknown[0]!r} does not occur in training; the labels are "
+            f"{', '.join(index)}."
+        )
+    return [index[str(value)] for value in values]

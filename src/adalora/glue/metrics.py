@@ -1,0 +1,130 @@
+"""The metrics of GLUE, by scikit-learn and scipy, also behind the ``evaluate`` package's interface.
+
+Keys are those of ``evaluate``'s own "glue" metric, whose code would have to be downloaded.
+``combined_score`` is the original's: the mean, where a task has more than one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from adalora.errors import UserError
+from adalora.glue.tasks import Task, resolve_task
+
+__all__ = ["GlueMetric", "compute_glue_metrics", "main_metric_of"]
+
+_CLASSES = ("accuracy",)
+_NUMBERS = ("mse", "pearson")
+
+
+def main_metric_of(task: Task | None, is_regression: bool) -> str:
+    """The metric to look at: the task's first; accuracy or Pearson for the user's own data."""
+    if task is not None:
+        return task.metrics[0]
+    return "pearson" if is_regression else "accuracy"
+
+
+def compute_glue_metrics(
+    task_name: str | None,
+    predictions: Sequence[Any] | np.ndarray[Any, Any],
+    references: Sequence[Any] | np.ndarray[Any, Any],
+    *,
+    is_regression: bool = False,
+    warn: bool = True,
+) -> dict[str, float]:
+    """Score predictions.
+
+    Args:
+        task_name: a GLUE task; None for the user's own data (accuracy; mse and Pearson).
+        predictions: class indices [n], or numbers [n] for regression.
+        references: likewise.
+        is_regression: what the user's own data is; a task knows it by itself.
+        warn: say when the predictions are all the same, so that a correlation is not defined.
+
+    Returns:
+        Metric -> value, and ``combined_score`` where a GLUE task has more than one metric. An
+        undefined correlation is 0.
+
+    Raises:
+        UserError: if the lengths differ, there is nothing, or a prediction is not finite.
+    """
+    guess, truth = np.asarray(predictions), np.asarray(references)
+    if guess.shape != truth.shape or guess.size == 0:
+        raise UserError(
+            f"{guess.shape} predictions for {truth.shape} references; as many of both are needed, "
+            "and at least one."
+        )
+    if not np.isfinite(guess.astype(float)).all():
+        bad = int((~np.isfinite(guess.astype(float))).sum())
+        raise UserError(
+            f"{bad} of {guess.size} predictions are not finite: training has diverged; lower the "
+            "learning rate."
+        )
+    task = None if task_name is None else resolve_task(task_name)[0]
+    names = task.metrics if task is not None else (_NUMBERS if is_regression else _CLASSES)
+    if warn and guess.size > 1 and (guess == guess[0]).all():
+        warnings.warn(
+            f"every prediction is {guess[0]}: the model has collapsed to one answer", stacklevel=2
+        )
+    with warnings.catch_warnings():
+        # Said above in one sentence of ours.
+        warnings.simplefilter("ignore")
+        result = {name: _METRICS[name](truth, guess) for name in names}
+    if task is not None and len(result) > 1:
+        result["combined_score"] = float(np.mean(list(result.values())))
+    return result
+
+
+def _correlation(function: Any) -> Any:
+    def compute(truth: np.ndarray[Any, Any], guess: np.ndarray[Any, Any]) -> float:
+        if truth.size < 2:
+            return 0.0
+        value = float(function(guess, truth)[0])
+        return value if np.isfinite(value) else 0.0
+
+    return compute
+
+
+_METRICS: dict[str, Any] = {
+    "accuracy": lambda truth, guess: float(accuracy_score(truth, guess)),
+    "f1": lambda truth, guess: float(f1_score(truth, guess, zero_division=0)),
+    "matthews_correlation": lambda truth, guess: float(matthews_corrcoef(truth, guess)),
+    "pearson": _correlation(pearsonr),
+    "spearmanr": _correlation(spearmanr),
+    "mse": lambda truth, guess: float(np.mean((truth - guess) ** 2)),
+}
+
+
+class GlueMetric(evaluate.Metric):  # type: ignore[misc]
+    """``evaluate``'s interface over ``compute_glue_metrics``: ``GlueMetric("mrpc").compute(...)``.
+
+    Args:
+        task_name: a GLUE task, as ``evaluate.load("glue", task_name)`` takes it.
+    """
+
+    def __init__(self, task_name: str, **kwargs: Any) -> None:
+        self.task = resolve_task(task_name)[0]
+        super().__init__(config_name=self.task.name, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = "float32" if self.task.is_regression else "int64"
+        return evaluate.MetricInfo(
+            description="The metrics of one GLUE task, computed without a download.",
+            citation="",
+            inputs_description="predictions and references: class indices, or numbers for stsb",
+            features=datasets.Features(
+                {"predictions": datasets.Value(kind), "references": datasets.Value(kind)}
+            ),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        scores = compute_glue_metrics(self.task.name, predictions, references)
+        return {name: value for name, value in scores.items() if name != "combined_score"}
