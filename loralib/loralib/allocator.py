@@ -89,6 +89,7 @@ class RankAllocator:
         self.total_step: int | None = None
         self.global_step = -1
         self.steps_seen = 0
+        self.updates_due = 0
         self.mask_events = 0
         first = next(iter(self._layers.values())).lora_E
         self._skipped = torch.zeros((), dtype=torch.int64, device=first.device)
@@ -114,7 +115,10 @@ class RankAllocator:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps whose gradients were missing or not finite; reading it waits for the device."""
+        """Of ``updates_due`` steps, those whose gradients were missing or not finite.
+
+        Reading it waits for the device.
+        """
         return int(self._skipped)
 
     def update_and_mask(self, model: nn.Module, global_step: int) -> tuple[int, Tensor | None]:
@@ -139,6 +143,7 @@ class RankAllocator:
         self.global_step = global_step
         self.steps_seen += 1
         if global_step < schedule.total_step - schedule.final_warmup:
+            self.updates_due += 1
             counted = self.importance.update(self._layers)
             if counted is None:
                 self._skipped += 1
@@ -233,6 +238,7 @@ class RankAllocator:
             "betas": [self.beta1, self.beta2],
             "global_step": self.global_step,
             "steps_seen": self.steps_seen,
+            "updates_due": self.updates_due,
             "mask_events": self.mask_events,
             "skipped_steps": self.skipped_steps,
             "importance": self.importance.state_dict(),
@@ -261,4 +267,5 @@ class RankAllocator:
         self._skipped.fill_(state["skipped_steps"])
         self.global_step = state["global_step"]
         self.steps_seen = state["steps_seen"]
+        self.updates_due = state["updates_due"]
         self.mask_events = state["mask_events"]

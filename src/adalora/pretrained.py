@@ -8,14 +8,17 @@ missing are an error.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import constants as hub
+from huggingface_hub import errors as hub_errors
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -34,6 +37,13 @@ logger = logging.getLogger(__name__)
 NANO = "nano"
 # A tokenizer without a stated limit says 1e30.
 _NO_LIMIT = 1_000_000
+# These count positions from after the padding index, so the first rows of the table go unused.
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+)
+# What configurations call the dropout before the classifier: BERT, RoBERTa and ELECTRA; ALBERT;
+# DistilBERT. DeBERTa reads cls_dropout, which its configuration need not have.
+_CLS_DROPOUT_NAMES = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout")
 
 
 def load_config(
@@ -50,9 +60,9 @@ def load_config(
     Raises:
         UserError: if it cannot be had.
     """
-    source = _resolve(name)
-    with _told_in_a_sentence(name):
-        return AutoConfig.from_pretrained(
+    source = _resolve(name, one_of=("config.json",))
+    with _told_in_a_sentence(name), _quiet():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             source,
             num_labels=num_labels,
             cache_dir=cache_dir,
@@ -60,6 +70,7 @@ def load_config(
             token=token,
             trust_remote_code=trust_remote_code,
         )
+    return config
 
 
 def load_classifier(
@@ -90,15 +101,18 @@ def load_classifier(
         cache_dir: where hub files are kept.
         revision: branch, tag or commit on the hub.
         token: hub token, or True for the stored one.
-        cls_dropout: dropout before the classifier; None keeps the model's own.
+        cls_dropout: dropout before the classifier, in [0, 1); None keeps the model's own.
         dtype: type of the weights in memory.
         position_query_bypass: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
 
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
-            classification form; or the bypass is asked for on another architecture.
+            classification form; if the labels are not ``num_labels`` many, or a regression has
+            more than one output; if ``cls_dropout`` is no probability or the model has no dropout
+            before its classifier; or the bypass is asked for on another architecture.
     """
+    _check_request(num_labels, labels, is_regression, cls_dropout)
     config = load_config(
         config_name or name,
         num_labels=num_labels,
@@ -114,11 +128,9 @@ def load_classifier(
     if task_name is not None:
         config.finetuning_task = task_name
     if cls_dropout is not None:
-        # from_pretrained(**kwargs) would drop what config.json does not have. DeBERTa reads the
-        # first name, BERT, RoBERTa and ELECTRA the second.
-        config.cls_dropout = cls_dropout
-        config.classifier_dropout = cls_dropout
+        _set_cls_dropout(config, cls_dropout)
     with _told_in_a_sentence(name), _quiet():
+        model: PreTrainedModel
         model, report = AutoModelForSequenceClassification.from_pretrained(
             _resolve(name),
             config=config,
@@ -131,6 +143,8 @@ def load_classifier(
             output_loading_info=True,
         )
     _check_base(model, report, name)
+    if cls_dropout is not None:
+        _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
         deberta.patch(model, position_query_bypass=position_query_bypass)
     elif position_query_bypass:
@@ -156,34 +170,89 @@ def load_tokenizer(
         UserError: if it cannot be had.
     """
     wanted = tokenizer_name or name
+    source = _resolve(wanted, one_of=("config.json", "tokenizer_config.json"))
     with _told_in_a_sentence(wanted, what="tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            _resolve(wanted), cache_dir=cache_dir, use_fast=use_fast, revision=revision, token=token
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, cache_dir=cache_dir, use_fast=use_fast, revision=revision, token=token
+        )
+    # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        files = ", ".join(tokenizer.vocab_files_names.values())
+        raise UserError(
+            f"The tokenizer of {wanted!r} has no vocabulary: none of its files is there ({files}). "
+            "Name a complete one with --tokenizer_name."
         )
     if tokenizer.model_max_length > _NO_LIMIT:
-        with _told_in_a_sentence(name):
+        with _told_in_a_sentence(name), _quiet():
             config = AutoConfig.from_pretrained(
                 _resolve(name), cache_dir=cache_dir, revision=revision, token=token
             )
-        tokenizer.model_max_length = getattr(config, "max_position_embeddings", 512)
+        tokenizer.model_max_length = _longest_input(config)
     return tokenizer
 
 
-def _resolve(name: str) -> str:
-    """A folder or a hub id; what looks like a folder must be one."""
+def _longest_input(config: PreTrainedConfig) -> int:
+    """Tokens that the model has positions for; 512 where its configuration does not say."""
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in _OFFSET_POSITIONS:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions
+
+
+def _check_request(
+    num_labels: int, labels: Sequence[str] | None, is_regression: bool, cls_dropout: float | None
+) -> None:
+    if labels is not None and len(labels) != num_labels:
+        raise UserError(
+            f"{len(labels)} label names ({', '.join(labels)}) cannot name {num_labels} outputs."
+        )
+    if is_regression and num_labels != 1:
+        raise UserError(f"A regression has one output, not num_labels={num_labels}.")
+    if cls_dropout is not None and not 0 <= cls_dropout < 1:
+        raise UserError(f"--cls_dropout is a probability from 0 to below 1, not {cls_dropout}.")
+
+
+def _set_cls_dropout(config: PreTrainedConfig, probability: float) -> None:
+    """Write it into the configuration: from_pretrained(**kwargs) drops what config.json lacks."""
+    if config.model_type.startswith("deberta"):
+        config.cls_dropout = probability
+    for name in _CLS_DROPOUT_NAMES:
+        if hasattr(config, name):
+            setattr(config, name, probability)
+
+
+def _check_cls_dropout(model: PreTrainedModel, probability: float, name: str) -> None:
+    """Refuse a model whose head the probability did not reach."""
+    base = f"{model.base_model_prefix}."
+    if not any(
+        isinstance(module, nn.Dropout) and module.p == probability
+        for path, module in model.named_modules()
+        if not path.startswith(base)
+    ):
+        raise UserError(
+            f"--cls_dropout cannot be set: {name!r} ({model.config.model_type}) has no dropout of "
+            "its own before the classifier; leave it out."
+        )
+
+
+def _resolve(name: str, one_of: Sequence[str] = ()) -> str:
+    """A folder or a hub id; what looks like a folder must be one, with ``one_of`` the files."""
     if name == NANO:
         from adalora.builtin import nano_path
 
         return str(nano_path())
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
+        if one_of and not any((path / file).is_file() for file in one_of):
             raise UserError(
-                f"The folder {name!r} has no config.json, so it holds no pretrained model."
+                f"The folder {name!r} has no {' or '.join(one_of)}, so it holds no pretrained "
+                "model. Name the folder that save_pretrained wrote, a hub id, or 'nano'."
             )
         return str(path)
     if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{name!r} is neither a folder with a pretrained model nor a hub id.")
+        raise UserError(
+            f"{name!r} is neither a folder with a pretrained model, nor a hub id, nor 'nano'."
+        )
     return name
 
 
@@ -201,21 +270,54 @@ def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
                 f"The {what} {name!r} brings code of its own, which is refused; "
                 "--trust_remote_code allows it if you trust its author."
             ) from error
-        if what == "tokenizer" and ("sentencepiece" in text or "tiktoken" in text):
+        # Lacking either, transformers tries SentencePiece files as tiktoken's, and complains of it.
+        lacking = [p for p in ("sentencepiece", "google.protobuf") if not _is_installed(p)]
+        if what == "tokenizer" and lacking:
+            packages = " ".join(package.removeprefix("google.") for package in lacking)
             raise UserError(
-                f"The tokenizer of {name!r} needs the packages sentencepiece and protobuf: "
-                "type 'pip install sentencepiece protobuf'."
+                f"The tokenizer of {name!r} needs what is not installed: type "
+                f"'pip install {packages}'."
             ) from error
-        if Path(name).expanduser().is_dir() or name == NANO:
-            raise UserError(f"The {what} in {name!r} could not be loaded: {text[:300]}") from error
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-            reason = "the hub is switched off (HF_HUB_OFFLINE) and it is not in the cache"
-        else:
-            reason = f"the hub said: {text[:200]}"
+        if reason := _hub_reason(error):
+            raise UserError(
+                f"The {what} {name!r} could not be had: {reason}. Or name a local folder, or "
+                "'nano' for the built-in model."
+            ) from error
+        if len(text) > 200:
+            text = text[:200].rsplit(" ", 1)[0] + " ..."
         raise UserError(
-            f"The {what} {name!r} could not be had: {reason}. Name a local folder, or 'nano' for "
-            "the built-in model."
+            f"The {what} of {name!r} could not be loaded ({text}): its files are damaged, "
+            "incomplete or of a kind that cannot classify; fetch them anew, or name another."
         ) from error
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # its parent is not there
+        return False
+
+
+def _hub_reason(error: BaseException | None) -> str | None:
+    """Why the hub did not serve, and what to do; None where the hub is not the cause."""
+    while error is not None:
+        if isinstance(error, hub_errors.GatedRepoError):
+            return "it is gated; accept its terms on the hub and log in with 'hf auth login'"
+        if isinstance(error, hub_errors.RevisionNotFoundError):
+            return "it has no such revision; see its branches and tags on the hub"
+        if isinstance(error, hub_errors.RepositoryNotFoundError):
+            return "the hub has none of that name, or it is private; check it, or 'hf auth login'"
+        if isinstance(error, hub_errors.HFValidationError):
+            return "that is no hub id, which reads owner/model"
+        if isinstance(error, hub_errors.LocalEntryNotFoundError | ConnectionError):
+            if hub.HF_HUB_OFFLINE:
+                return "the hub is switched off (HF_HUB_OFFLINE) and the cache lacks it"
+            return (
+                "the hub cannot be reached and the cache lacks it; fill the cache where there is "
+                "a network, and HF_HUB_OFFLINE=1 then asks it alone"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextlib.contextmanager

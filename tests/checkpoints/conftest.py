@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from adalora.deberta import patch
+
 WIDTH, INNER, LAYERS, VOCABULARY = 16, 24, 2, 40
 
 
@@ -43,7 +45,9 @@ def tiny() -> Callable[..., PreTrainedModel]:
             **settings,
         )
         torch.manual_seed(1)
-        return AutoModelForSequenceClassification.from_config(config).eval()
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        # As load_classifier gives it, so that what is compared differs in nothing else.
+        return patch(model) if model_type == "deberta-v2" else model
 
     return make
 

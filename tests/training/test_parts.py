@@ -123,7 +123,7 @@ def test_the_consistency_loss_is_two_losses_and_a_divergence(
     two = model(input_ids=other, labels=inputs["labels"])
     mean = ((one.logits + two.logits) / 2).softmax(-1)
     divergences = [
-        kl_div(x.logits.log_softmax(-1), mean, reduction="mean").item() for x in (one, two)
+        kl_div(x.logits.log_softmax(-1), mean, reduction="none").mean().item() for x in (one, two)
     ]
     expected = one.loss.item() + two.loss.item() + 0.5 * 3.0 * sum(divergences)
     got = consistency_loss(model, inputs, other, weight=3.0)

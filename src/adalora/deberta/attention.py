@@ -2,7 +2,7 @@
 
 It adopts the projections of the module it replaces, so parameters and their names stay those of the
 hub checkpoints. Differences to transformers' own: position tables are not repeated per example, and
-the softmax is in float32 under half precision.
+scores and softmax are in float32 under half precision.
 """
 
 from __future__ import annotations
@@ -48,9 +48,11 @@ class DisentangledAttention(nn.Module):
             self.max_relative_positions: int = source.max_relative_positions
             self.pos_ebd_size: int = source.pos_ebd_size
             self.pos_dropout: nn.Module = source.pos_dropout
-            for name in ("pos_key_proj", "pos_query_proj"):
-                if hasattr(source, name):
-                    setattr(self, name, getattr(source, name))
+            # Only where contents and positions have projections of their own.
+            if hasattr(source, "pos_key_proj"):
+                self.pos_key_proj: nn.Module = source.pos_key_proj
+            if hasattr(source, "pos_query_proj"):
+                self.pos_query_proj: nn.Module = source.pos_query_proj
         self.train(installed.training)
 
     def forward(
@@ -92,11 +94,9 @@ class DisentangledAttention(nn.Module):
             position_key=position_key,
             position_query=position_query,
         )
-        # Half precision has too few digits for the sum, and float16 too little range for the mask.
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        hidden = ~attention_mask.bool()
-        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-        probabilities = self.dropout(scores.softmax(dim=-1).to(value.dtype))
+        # The lowest finite number, not -inf: a query that may look nowhere stays free of NaN.
+        scores = scores.masked_fill(~attention_mask.bool(), torch.finfo(scores.dtype).min)
+        probabilities: Tensor = self.dropout(scores.softmax(dim=-1).to(value.dtype))
         context = (probabilities @ value).transpose(1, 2).flatten(2)
         return context, probabilities if output_attentions else None
 

@@ -67,17 +67,23 @@ def disentangled_scores(
         position_query: projected table QR [heads, 2·span, d]; None leaves position-to-content out.
 
     Returns:
-        [batch, heads, length, length], in the dtype of the products.
+        [batch, heads, length, length], float32 if the inputs are of half precision, else of their
+        dtype.
     """
-    scores = query @ key.transpose(-1, -2)
+    # One factor of each product is scaled, not the product: q·k may pass float16's largest number
+    # where the score does not. The sum is wider than half precision, which has too few digits.
+    scale = math.sqrt(query.shape[-1] * terms)
+    query = query / scale
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scores = (query @ key.transpose(-1, -2)).to(wide)
     if position_key is not None:
         table = query @ position_key.transpose(-1, -2)
         scores = scores + _pick(table, buckets, span=position_key.shape[-2] // 2)
     if position_query is not None:
-        table = key @ position_query.transpose(-1, -2)
+        table = key @ (position_query / scale).transpose(-1, -2)
         picked = _pick(table, -buckets, span=position_query.shape[-2] // 2)
         scores = scores + picked.transpose(-1, -2)
-    return scores / math.sqrt(query.shape[-1] * terms)
+    return scores
 
 
 def _pick(table: Tensor, distance: Tensor, *, span: int) -> Tensor:

@@ -235,7 +235,7 @@ class AdaLora:
                 "AdaLoRA was asked for and its allocator was never called, so no rank changed: "
                 "call AdaLora.step after every optimizer.step()."
             )
-        if allocator.skipped_steps == allocator.steps_seen:
+        if allocator.skipped_steps == allocator.updates_due:
             raise UserError(
                 f"The allocator saw no usable gradient in any of {allocator.steps_seen} steps: "
                 "call AdaLora.step before zero_grad(), and look for a loss that is not finite."

@@ -47,8 +47,8 @@ def consistency_loss(
     second = model(**{**inputs, "input_ids": masked_ids})
     logits = [output.logits.float() for output in (first, second)]
     target = F.softmax((logits[0] + logits[1]) / 2, dim=-1)
-    # "mean" averages over classes as well as over the batch: the published weights assume it.
+    # The mean runs over classes as well as over the batch: the published weights assume it.
     divergence = sum(
-        F.kl_div(F.log_softmax(one, dim=-1), target, reduction="mean") for one in logits
+        F.kl_div(F.log_softmax(one, dim=-1), target, reduction="none").mean() for one in logits
     )
     return first.loss + second.loss + 0.5 * weight * divergence

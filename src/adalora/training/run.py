@@ -281,7 +281,7 @@ class Run:
         allocator = None if self.adaptation is None else self.adaptation.allocator
         if allocator is not None and allocator.skipped_steps:
             found.append(
-                f"In {allocator.skipped_steps} of {allocator.steps_seen} steps a gradient was "
+                f"In {allocator.skipped_steps} of {allocator.updates_due} steps a gradient was "
                 "missing or not finite, and importance was left as it was."
             )
         for split, metrics in self.metrics.items():
