@@ -10,6 +10,8 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
     DebertaV2ForSequenceClassification,
@@ -35,11 +37,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     "content to position": {"hidden_size": 32, "pos_att_type": "c2p"},
     "position to content": {"hidden_size": 32, "pos_att_type": "p2c"},
     "no buckets": {"hidden_size": 32, "position_buckets": -1},
+    "neither position term": {"hidden_size": 32, "pos_att_type": []},
     "absolute positions": {
         "hidden_size": 32,
         "relative_attention": False,
         "position_biased_input": True,
     },
+}
+
+# The installed scale is a float32 square root, exact where d * terms is a square: 3·12 and 2·8.
+EXACT: dict[str, dict[str, Any]] = {
+    "shared": {"hidden_size": 48},
+    "convolution": {"hidden_size": 48, "conv_kernel_size": 3},
+    "own position projections": {"hidden_size": 48, "share_att_key": False},
+    "no buckets": {"hidden_size": 48, "position_buckets": -1},
+    "few buckets": {"hidden_size": 48, "position_buckets": 16},
+    "content to position": {"hidden_size": 32, "pos_att_type": "c2p"},
+    "position to content": {"hidden_size": 32, "pos_att_type": "p2c"},
 }
 
 
@@ -83,7 +97,7 @@ def masks(length: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
-@pytest.mark.parametrize("length", [1, 2, 7, 64, 300])
+@pytest.mark.parametrize("length", [1, 2, 7, 128, 300])
 def test_logits_equal_the_installed_models(shape: str, length: int) -> None:
     installed, patched = pair(**SHAPES[shape])
     ids = torch.randint(1, 64, (3, length))
@@ -102,20 +116,22 @@ def test_logits_at_the_longest_length_equal_the_installed_models() -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", ["base", "v2 with convolution", "own position projections"])
-def test_outputs_and_gradients_agree_in_float64(shape: str) -> None:
-    installed, patched = (model.double() for model in pair(**SHAPES[shape]))
+@pytest.mark.parametrize("padding", ["none", "right", "left", "holes", "one token"])
+@pytest.mark.parametrize("changes", EXACT.values(), ids=list(EXACT))
+def test_logits_and_gradients_agree_in_float64(changes: dict[str, Any], padding: str) -> None:
+    installed, patched = (model.double() for model in pair(**changes))
     ids = torch.randint(1, 64, (3, 40))
-    mask = masks(40)["right"]
-    labels = torch.tensor([0, 1, 0])
+    losses = []
     for model in (installed, patched):
-        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        result = model(ids, attention_mask=masks(40)[padding], labels=torch.tensor([0, 1, 0]))
+        result.loss.backward()
+        losses.append(result.logits.detach())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-12)
     for (name, one), two in zip(installed.named_parameters(), patched.parameters(), strict=True):
         if one.grad is None:
             assert two.grad is None, name
         else:
-            # The installed scale is a float32 square root, so float64 agrees to its precision.
-            torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-8, msg=name)
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-10, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("model_class", [DebertaV2Model, DebertaV2ForMaskedLM])
@@ -169,8 +185,10 @@ def test_half_precision_stays_finite_and_near(dtype: torch.dtype, padding: str) 
     ids, mask = torch.randint(1, 64, (3, 20)), masks(20)[padding]
     with torch.no_grad():
         expected = patched(ids, attention_mask=mask).logits
-        got = patched.to(dtype)(ids, attention_mask=mask).logits.float()
-    assert got.isfinite().all()
+        result = patched.to(dtype)(ids, attention_mask=mask, output_hidden_states=True)
+    # Padded rows too: what is not finite there would reach the loss through a gradient of zero.
+    assert all(states.isfinite().all() for states in result.hidden_states)
+    got = result.logits.float()
     torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
 
 
@@ -220,6 +238,43 @@ def test_the_bypass_takes_the_adapter_out_of_the_positional_query_alone() -> Non
     assert (around - through).abs().max() > 1e-4
 
 
+def test_the_bypassed_model_is_the_installed_one_with_a_positional_query_of_its_own() -> None:
+    # With the projections of positions apart, the installed model can be given W for the positional
+    # query and W + ΔW for the contents: an oracle that owes nothing to our attention.
+    bypassed = patch(DebertaV2ForSequenceClassification(config(hidden_size=48))).double().eval()
+    patch(bypassed, position_query_bypass=True)
+    state = bypassed.state_dict()
+    oracle = DebertaV2ForSequenceClassification(config(hidden_size=48, share_att_key=False))
+    add_lora(bypassed, lora_type="svd", targets=["query"], init_rank=4, lora_alpha=64)
+    for index, layer in enumerate(bypassed.deberta.encoder.layer):
+        prefix = f"deberta.encoder.layer.{index}.attention.self"
+        query = layer.attention.self.query_proj
+        query.lora_E.data.fill_(3.0)
+        for end in ("weight", "bias"):
+            state[f"{prefix}.pos_key_proj.{end}"] = state[f"{prefix}.key_proj.{end}"]
+            state[f"{prefix}.pos_query_proj.{end}"] = state[f"{prefix}.query_proj.{end}"]
+        adapted = state[f"{prefix}.query_proj.weight"] + query.delta_weight()
+        state[f"{prefix}.query_proj.weight"] = adapted.detach()
+    oracle.double().load_state_dict(state)
+    ids = torch.randint(1, 64, (2, 12))
+    with torch.no_grad():
+        expected, got = oracle.eval()(ids).logits, bypassed(ids).logits
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+        through = patch(bypassed, position_query_bypass=False)(ids).logits
+    assert (through - expected).abs().max() > 1e-3
+
+
+def test_position_tables_are_projected_once_whatever_the_batch() -> None:
+    _, patched = pair()
+    seen: list[torch.Size] = []
+    for layer in patched.deberta.encoder.layer:
+        for projection in (layer.attention.self.query_proj, layer.attention.self.key_proj):
+            projection.register_forward_hook(lambda _, args, __: seen.append(args[0].shape))
+    patched(torch.randint(1, 64, (5, 9)))
+    tables = [shape for shape in seen if len(shape) == 2]
+    assert tables == [torch.Size([512, 32])] * 4
+
+
 def test_the_bypass_refuses_a_merged_adapter() -> None:
     model = patch(DebertaV2ForSequenceClassification(config()), position_query_bypass=True)
     add_lora(model, lora_type="svd", targets=["query"], init_rank=2, lora_alpha=8)
@@ -229,9 +284,16 @@ def test_the_bypass_refuses_a_merged_adapter() -> None:
         model(torch.randint(1, 64, (1, 4)))
 
 
-def test_another_architecture_is_refused_by_name() -> None:
-    model = BertForSequenceClassification(
-        BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
-    )
-    with pytest.raises(UserError, match="'bert'"):
-        patch(model)
+@pytest.mark.parametrize(
+    ("kind", "model_class", "config_class"),
+    [
+        ("bert", BertForSequenceClassification, BertConfig),
+        ("deberta", DebertaForSequenceClassification, DebertaConfig),
+    ],
+)
+def test_another_architecture_is_refused_by_name(
+    kind: str, model_class: Any, config_class: Any
+) -> None:
+    small = config_class(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    with pytest.raises(UserError, match=f"'{kind}'"):
+        patch(model_class(small))

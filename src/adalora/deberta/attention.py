@@ -102,7 +102,8 @@ class DisentangledAttention(nn.Module):
 
     def _heads(self, states: Tensor) -> Tensor:
         """[..., length, hidden] -> [..., heads, length, d]."""
-        split = states.unflatten(-1, (self.num_attention_heads, self.attention_head_size))
+        sizes = (self.num_attention_heads, self.attention_head_size)
+        split: Tensor = states.unflatten(-1, sizes)
         return split.transpose(-2, -3)
 
     def _buckets(self, relative_pos: Tensor | None, key: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ DeBERTa (arXiv 2006.03654) eq. 4: the score of query i and key j is the sum of t
 
     content to content    Q_i · K_j
     content to position   Q_i · KR_δ(i,j)
-    position to content   K_j · QR_δ(j,i)
+    position to content   K_j · QR_δ(i,j)
 
-over sqrt(d · terms), where δ(i, j) is the bucket of the distance i - j. DeBERTaV3 keeps distances
-below half a bucket range as they are and takes logarithms of longer ones. The relative tables are
-shared by the whole batch: nothing is repeated per example.
+over sqrt(d · terms), where δ(i, j) is the bucket of the distance i - j. The paper writes δ(j, i) in
+the third; the published weights were trained with δ(i, j), by Microsoft's code and transformers'.
+DeBERTaV3 keeps distances below half a bucket range as they are and takes logarithms of longer ones.
+The relative tables are shared by the whole batch: nothing is repeated per example.
 """
 
 from __future__ import annotations
