@@ -261,7 +261,7 @@ def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
     """Turn what the libraries raise into one sentence about ``name``."""
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # each hub, file and format problem has a class of its own
         text = " ".join(str(error).split())
@@ -280,14 +280,14 @@ def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
             ) from error
         if reason := _hub_reason(error):
             raise UserError(
-                f"The {what} {name!r} could not be had: {reason}. Or name a local folder, or "
-                "'nano' for the built-in model."
+                f"The {what} {name!r} could not be had: {reason}. A local folder "
+                "serves as well, or 'nano', the built-in model."
             ) from error
         if len(text) > 200:
             text = text[:200].rsplit(" ", 1)[0] + " ..."
         raise UserError(
-            f"The {what} of {name!r} could not be loaded ({text}): its files are damaged, "
-            "incomplete or of a kind that cannot classify; fetch them anew, or name another."
+            f"The {what} {name!r} could not be loaded ({text}): its files are damaged, incomplete "
+            "or of another kind; fetch them anew, or name another."
         ) from error
 
 
