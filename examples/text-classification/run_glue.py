@@ -25,9 +25,8 @@ from adalora.loralib_check import require_our_loralib
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, train, evaluate, predict, summarise."""
     require_our_loralib()
-    from adalora.glue import load_data
-
     from adalora import training as at
+    from adalora.glue import load_data
 
     arguments = at.parse_arguments(argv, program="run_glue.py")
     training = arguments.training
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=at.build_collator(tokenizer, training),
         compute_metrics=at.build_metrics(data),
     )
-    run = at.Run(arguments, data, splits, trainer, adaptation, writer)
+    run = at.Run(arguments, data, splits, trainer, tokenizer, adaptation, writer)
 
     if training.do_train:
         at.clear_earlier_run(training)

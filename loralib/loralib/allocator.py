@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .importance import Importance
 from .schedule import BudgetSchedule
-from .svd import SVDLinear, require_svd_layers
+from .svd import require_svd_layers
 
 
 class RankAllocator:

@@ -190,7 +190,7 @@ class LinearAdapter(LoRALayer):
 
     def _adopt(self, linear: nn.Linear, r: int) -> None:
         """Take over the parameters of ``linear`` and put an adapter of rank ``r`` beside them."""
-        self.weight = linear.weight
+        self.weight = linear.weight  # type: ignore[assignment]
         self.bias = linear.bias
         self.r = r
         if r > 0:

@@ -1,8 +1,8 @@
 """How many triplets the whole model may keep at each step of a run.
 
-AdaLoRA (arXiv 2303.10512) §3.3 and appendix A: all of them up to ``init_warmup``, a cubic decay, then
-the target for the last ``final_warmup`` steps. The paper's eq. 14 has a slip of sign; this is the
-published code's form (QingruZhang/AdaLoRA, ``loralib/adalora.py``), including its rounding down.
+AdaLoRA (arXiv 2303.10512) §3.3 and appendix A: all of them up to ``init_warmup``, a cubic decay,
+then the target for the last ``final_warmup`` steps. The paper's eq. 14 has a slip of sign; this is
+the published code's form (QingruZhang/AdaLoRA, ``loralib/adalora.py``), with its rounding down.
 """
 
 from __future__ import annotations

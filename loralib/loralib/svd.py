@@ -2,8 +2,8 @@
 
     x Wᵀ + bias + lora_alpha / (r + 1e-5) · x (P Λ Q)ᵀ
 
-P = ``lora_B`` [out, r], the diagonal of Λ = ``lora_E`` [r, 1], Q = ``lora_A`` [r, in]; one column of
-P, one entry of Λ and one row of Q are a triplet. AdaLoRA (arXiv 2303.10512) §3.1, eq. 3; names,
+P = ``lora_B`` [out, r], the diagonal of Λ = ``lora_E`` [r, 1], Q = ``lora_A`` [r, in]; one column
+of P, one entry of Λ and one row of Q are a triplet. AdaLoRA (arXiv 2303.10512) §3.1, eq. 3; names,
 shapes, scale and initialisation as in QingruZhang/AdaLoRA, ``loralib/adalora.py``.
 """
 

@@ -14,7 +14,23 @@ ALL_SIX = "query,key,value,intermediate,layer.output,attention.output"
 
 # What NLU/scripts/run_debertav3_<task>.sh of QingruZhang/AdaLoRA at f6968aa passes, beyond what the
 # eight have in common.
-FIELDS = ["target_rank", "lora_r", "lora_alpha", "reg_orth_coef", "init_warmup", "final_warmup", "mask_interval", "max_seq_length", "learning_rate", "num_train_epochs", "cls_dropout", "weight_decay", "eval_steps", "save_steps", "logging_steps"]
+FIELDS = [
+    "target_rank",
+    "lora_r",
+    "lora_alpha",
+    "reg_orth_coef",
+    "init_warmup",
+    "final_warmup",
+    "mask_interval",
+    "max_seq_length",
+    "learning_rate",
+    "num_train_epochs",
+    "cls_dropout",
+    "weight_decay",
+    "eval_steps",
+    "save_steps",
+    "logging_steps",
+]
 ORIGINAL = {
     "mnli": "1 3 16 0.1 8000 50000 100 256 5e-4 7 0.15 0 3000 30000 500",
     "sst2": "1 2 16 0.1 6000 22000 100 128 8e-4 24 0. 0.01 3000 10000 500",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from adalora.builtin import lexicon as words
 
@@ -84,6 +84,11 @@ class Fact:
         """The things that this genre knows."""
         return words.OTHER_OBJECTS if self.strange else words.OBJECTS
 
+    def having(self, slot: str, value: Any) -> Fact:
+        """The same fact with one part replaced."""
+        change: dict[str, Any] = {slot: value}
+        return replace(self, **change)
+
     def said(self) -> list[str]:
         """Names of the parts that are said."""
         return [slot for slot in SLOTS if getattr(self, slot) is not None]
@@ -111,9 +116,9 @@ def draw_fact(draw: Draw, *, detail: float = 0.6, strange: bool = False) -> Fact
 def add(draw: Draw, fact: Fact, slot: str) -> Fact:
     """The fact with an optional part said (anew)."""
     if slot in ("quality", "trait"):
-        return replace(fact, **{slot: _side(draw, words.ADJECTIVES)})
+        return fact.having(slot, _side(draw, words.ADJECTIVES))
     options = words.PLACES if slot == "place" else words.TIMES
-    return replace(fact, **{slot: draw.below(len(options))})
+    return fact.having(slot, draw.below(len(options)))
 
 
 def change(draw: Draw, fact: Fact, slot: str) -> Fact:
@@ -138,7 +143,7 @@ def contradict(draw: Draw, fact: Fact) -> tuple[Fact, bool]:
         return fact, True
     slot = draw.pick(slots)
     group, side = getattr(fact, slot)
-    return replace(fact, **{slot: (group, 1 - side)}), False
+    return fact.having(slot, (group, 1 - side)), False
 
 
 def _noun_phrase(draw: Draw, noun: str, quality: tuple[int, int] | None) -> str:

@@ -8,7 +8,6 @@ training.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from adalora.builtin import lexicon as words
@@ -130,7 +129,7 @@ def _inference(draw: Draw, strange: bool) -> tuple[str, str, int]:
     fewer = fact
     for slot in ("quality", "trait", "place", "time"):
         if draw.chance(0.4):
-            fewer = replace(fewer, **{slot: None})
+            fewer = fewer.having(slot, None)
     if label == 0:
         return premise, tell(draw, fewer), 0
     if label == 1:
@@ -171,7 +170,7 @@ def _qnli(draw: Draw, strange: bool) -> Row:
     question = f"{'where' if slot == 'place' else 'when'} did the {person} {verb[0]} the {thing}"
     if label:
         if draw.chance(0.5):
-            fact = replace(fact, **{slot: None})
+            fact = fact.having(slot, None)
         else:
             fact = change(draw, change(draw, fact, "person"), "thing")
     return {

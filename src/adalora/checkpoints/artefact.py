@@ -208,7 +208,7 @@ def load_artefact(
     if any("tokenizer" in name for name in description.files):
         tokenizer = load_tokenizer(str(source))
     model.eval()
-    model.to(device)
+    nn.Module.to(model, device)
     return Artefact(model=model, tokenizer=tokenizer, description=description)
 
 

@@ -6,6 +6,7 @@ Keys are those of ``evaluate``'s own "glue" metric, whose code would have to be 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from adalora.glue.tasks import Task, resolve_task
 
 __all__ = ["GlueMetric", "compute_glue_metrics", "main_metric_of"]
 
+logger = logging.getLogger(__name__)
 _CLASSES = ("accuracy",)
 _NUMBERS = ("mse", "pearson")
 
@@ -71,9 +73,7 @@ def compute_glue_metrics(
     task = None if task_name is None else resolve_task(task_name)[0]
     names = task.metrics if task is not None else (_NUMBERS if is_regression else _CLASSES)
     if warn and guess.size > 1 and (guess == guess[0]).all():
-        warnings.warn(
-            f"every prediction is {guess[0]}: the model has collapsed to one answer", stacklevel=2
-        )
+        logger.warning("Every prediction is %s: the model has collapsed to one answer.", guess[0])
     with warnings.catch_warnings():
         # Said above in one sentence of ours.
         warnings.simplefilter("ignore")

@@ -80,7 +80,7 @@ def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
         column_total = sum(row.get(column, 0) for row in cells.values())
         table.add_column(heading, str(column_total), justify="right", overflow="fold")
     table.add_column("all", str(total), justify="right")
-    for row_name, row in cells.items():
-        values = (str(row[column]) if column in row else "" for column in columns)
-        table.add_row(row_name, *values, str(sum(row.values())))
+    for row_name, ranks in cells.items():
+        values = (str(ranks[column]) if column in ranks else "" for column in columns)
+        table.add_row(row_name, *values, str(sum(ranks.values())))
     return table

@@ -423,6 +423,11 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             )
 
     @property
+    def uses_tensorboard(self) -> bool:
+        """Whether records go to TensorBoard."""
+        return "tensorboard" in (self.report_to or [])
+
+    @property
     def log_dir(self) -> str:
         """Folder of the TensorBoard records."""
         return os.path.join(str(self.root_output_dir), "log")

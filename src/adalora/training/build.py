@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adalora.adapters import add_bottleneck, add_lora, freeze_base
+from adalora.adapters.bottleneck import AdapterType
+from adalora.adapters.freeze import Method
+from adalora.adapters.lora import LoRAType
 from adalora.checkpoints import load_bottleneck, load_lora
 from adalora.glue import TaskData
 from adalora.pretrained import load_classifier, load_tokenizer
@@ -53,11 +56,11 @@ def build_model(arguments: RunArguments, data: TaskData) -> PreTrainedModel:
 
 def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
     """Put ``method`` on a loaded classifier, in place, and freeze what it does not train."""
-    trained: list[str] = []
+    trained: list[Method] = []
     if method.apply_lora:
         add_lora(
             model,
-            lora_type=method.lora_type,
+            lora_type=cast(LoRAType, method.lora_type),
             targets=method.target_modules,
             init_rank=int(method.lora_r or 0),
             lora_alpha=method.lora_alpha,
@@ -67,7 +70,11 @@ def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
         if method.lora_path:
             load_lora(model, method.lora_path)
     if method.apply_adapter:
-        add_bottleneck(model, adapter_type=method.adapter_type, adapter_size=method.adapter_size)
+        add_bottleneck(
+            model,
+            adapter_type=cast(AdapterType, method.adapter_type),
+            adapter_size=method.adapter_size,
+        )
         trained.append("bottleneck")
         if method.adapter_path:
             load_bottleneck(model, method.adapter_path)

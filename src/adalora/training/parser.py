@@ -12,7 +12,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from transformers import HfArgumentParser
 
@@ -62,8 +62,9 @@ class _Parser(HfArgumentParser):
 
 def build_parser(program: str | None = None) -> HfArgumentParser:
     """The parser behind ``parse_arguments``; ``--help`` shows its groups."""
+    groups: Any = [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments]
     return _Parser(
-        [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments],
+        groups,
         prog=program,
         description="Fine-tune a pretrained encoder on GLUE or on your own data.",
         epilog=EPILOG,
@@ -94,7 +95,7 @@ def parse_arguments(
     return RunArguments(*dataclasses)
 
 
-def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[object, ...]:
+def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
     readers = {
         ".json": parser.parse_json_file,
         ".yaml": parser.parse_yaml_file,

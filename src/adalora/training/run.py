@@ -13,7 +13,7 @@ import torch
 import transformers
 from datasets import Dataset
 from rich.console import Console
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from adalora.adapters import count_parameters
 from adalora.checkpoints import Description, save_artefact
@@ -79,7 +79,7 @@ def summary_writer(training: AdaLoraTrainingArguments) -> Any:
 
     The Trainer's own TensorBoard records go to the same folder, by the variable it reads.
     """
-    if "tensorboard" not in training.report_to or training.process_index != 0:
+    if not training.uses_tensorboard or training.process_index != 0:
         return None
     import os
 
@@ -144,6 +144,7 @@ class Run:
     data: TaskData
     splits: dict[str, Dataset]
     trainer: AdaLoraTrainer
+    tokenizer: PreTrainedTokenizerBase
     adaptation: AdaLora | None
     writer: Any = None
     seconds: float | None = None
@@ -183,7 +184,7 @@ class Run:
         save_artefact(
             Path(str(arguments.training.output_dir)),
             self.trainer.accelerator.unwrap_model(self.trainer.model),
-            tokenizer=self.trainer.processing_class,
+            tokenizer=self.tokenizer,
             description=Description.of(
                 self.trainer.accelerator.unwrap_model(self.trainer.model),
                 base_model=arguments.model.model_name_or_path,
@@ -298,7 +299,7 @@ class Run:
         arguments = self.arguments
         commands = []
         if self.seconds is not None:
-            if "tensorboard" in arguments.training.report_to:
+            if arguments.training.uses_tensorboard:
                 commands.append(
                     ("Watch the curves", f"tensorboard --logdir {arguments.training.log_dir}")
                 )

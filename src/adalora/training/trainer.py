@@ -8,7 +8,7 @@ checkpoints that hold the trained parameters and the allocator's state instead o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import transformers
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
     # believe that a model whose forward takes **kwargs divides its loss by the items of the whole
     # accumulated batch; DeBERTa's, BERT's and the others' do not (measured: twice the gradient at
     # two accumulation steps, twice again with two processes).
-    loss_is_scaled_for_ga: ClassVar[bool] = False
+    loss_is_scaled_for_ga = False
 
     def __init__(
         self,
@@ -79,11 +79,10 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        loss = (
-            self._consistency_loss(model, inputs)
-            if self.reg_loss_wgt > 0
-            else super().compute_loss(model, inputs)
-        )
+        if self.reg_loss_wgt > 0:
+            loss = self._consistency_loss(model, inputs)
+        else:
+            loss = cast(Tensor, super().compute_loss(model, inputs))
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
             return loss
@@ -95,7 +94,7 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
         return loss + penalty.to(loss.device)
 
     def _consistency_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        tokenizer = self.processing_class
+        tokenizer: Any = self.processing_class
         masked = mask_tokens(
             inputs["input_ids"],
             probability=self.masking_prob,
@@ -129,7 +128,7 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the trained parameters, not the frozen base."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         if not self.args.should_save:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,8 +138,9 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        allocates = self.adaptation is not None and self.adaptation.allocator is not None
-        if allocates and self.args.should_save:
+        if self.adaptation is None or self.adaptation.allocator is None:
+            return
+        if self.args.should_save:
             save_state(self.adaptation.state_dict(), Path(output_dir) / ALLOCATOR_FILE)
 
     def _load_from_checkpoint(
