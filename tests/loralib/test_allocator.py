@@ -141,7 +141,9 @@ def test_a_faulty_gradient_leaves_importance_untouched_and_is_counted(
     model = make_stack()
     allocator = make_allocator(model, init_warmup=10)
     run(model, allocator, range(4))
-    before = [t.clone() for t in allocator.importance.sensitivity + allocator.importance.uncertainty]
+    before = [
+        t.clone() for t in allocator.importance.sensitivity + allocator.importance.uncertainty
+    ]
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.ones_like(parameter)

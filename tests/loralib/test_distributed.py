@@ -1,0 +1,47 @@
+"""Two real processes whose averages differ prune the same triplets: the first one's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import os, sys, torch, torch.distributed as dist, loralib
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+torch.manual_seed(0)
+model = torch.nn.Sequential(loralib.SVDLinear(4, 4, r=3), loralib.SVDLinear(4, 4, r=3))
+allocator = loralib.RankAllocator(model, 3, 1, 0, 2, 1, 0.5, 0.5, total_step=8)
+torch.manual_seed(int(sys.argv[2]))
+for step in range(8):
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    with torch.no_grad():
+        for layer in model:
+            layer.lora_E.fill_(1.0)
+    allocator.update_and_mask(model, step)
+scores = allocator.importance.scores().tolist()
+kept = [layer.lora_E.flatten().tolist() for layer in model]
+print([round(s, 6) for s in scores], "|", kept)
+dist.destroy_process_group()
+"""
+
+
+def test_all_processes_decide_one_mask(tmp_path: Path) -> None:
+    rendezvous = tmp_path / "rendezvous"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(rendezvous), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    scores, kept = zip(*(out.strip().split("|") for out, _ in outputs), strict=True)
+    assert scores[0] != scores[1]
+    assert kept[0] == kept[1]
+    assert kept[0].count("1.0") == 2

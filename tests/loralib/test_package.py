@@ -1,0 +1,78 @@
+"""The package by itself: found from the root, light, documented by a program that runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import loralib
+
+
+def run(program: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+def test_the_root_folder_of_the_same_name_does_not_hide_the_package(project_root: Path) -> None:
+    result = run("import loralib; print(loralib.__file__, loralib.SVDLinear)", project_root)
+    assert result.returncode == 0, result.stderr
+    assert str(project_root / "loralib" / "loralib" / "__init__.py") in result.stdout
+
+
+def test_it_depends_on_torch_alone(project_root: Path) -> None:
+    program = (
+        "import sys, loralib\n"
+        "heavy = {'transformers', 'datasets', 'tensorboard', 'adalora'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = run(program, project_root)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_public_names_are_there_and_sorted() -> None:
+    assert loralib.__all__ == sorted(loralib.__all__)
+    assert all(hasattr(loralib, name) for name in loralib.__all__)
+    assert int(loralib.__version__.split(".")[0]) >= 1
+
+
+def test_the_readmes_program_runs(project_root: Path) -> None:
+    text = (project_root / "loralib" / "README.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    result = run(program, project_root)
+    assert result.returncode == 0, result.stderr
+    assert "lora_E" in result.stdout
+
+
+def test_a_quickstart_written_for_the_original_runs_unchanged(project_root: Path) -> None:
+    program = """
+import torch, loralib
+from loralib import RankAllocator
+class BigModel(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = loralib.SVDLinear(16, 16, r=12)
+        self.head = torch.nn.Linear(16, 2)
+    def forward(self, x):
+        return self.head(self.layer(x))
+model = BigModel()
+loralib.mark_only_lora_as_trainable(model)
+rankallocator = RankAllocator(
+    model, lora_r=12, target_rank=8,
+    init_warmup=50, final_warmup=150, mask_interval=10,
+    total_step=300, beta1=0.85, beta2=0.85,
+)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+for global_step in range(300):
+    x = torch.randn(8, 16)
+    loss = torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+    loss.backward()
+    optimizer.step()
+    curr_rank, mask_threshold = rankallocator.update_and_mask(model, global_step)
+    optimizer.zero_grad()
+assert int((model.layer.lora_E != 0).sum()) == 8
+"""
+    result = run(program, project_root)
+    assert result.returncode == 0, result.stderr
