@@ -218,6 +218,8 @@ _SIZES: dict[str, int] = {
     "rte": 1600,
     "wnli": 400,
 }
+#: Tasks whose questions or short conclusions recur, with other partners.
+_RECURRING = ("qnli", "wnli")
 _VALIDATION = 400
 _TEST = 200
 
@@ -257,22 +259,27 @@ def generate(task: str, split: str) -> list[Row]:
     if split not in sizes:
         raise KeyError(f"mini-{task} has the splits {', '.join(sizes)}, not {split!r}")
     seen: set[tuple[str, ...]] = set()
+    earlier: set[str] = set()
     for name, size in sizes.items():
-        rows = _rows(task, name, size, seen)
+        rows = _rows(task, name, size, seen, earlier)
+        if task not in _RECURRING:
+            earlier |= {text for row in rows for text in row.values() if isinstance(text, str)}
         if name == split:
             break
     return rows
 
 
-def _rows(task: str, split: str, size: int, seen: set[tuple[str, ...]]) -> list[Row]:
-    """Make ``size`` examples whose texts are not in ``seen``, which they join."""
+def _rows(
+    task: str, split: str, size: int, seen: set[tuple[str, ...]], earlier: set[str]
+) -> list[Row]:
+    """Make ``size`` examples that are not in ``seen``, which they join, of no ``earlier`` text."""
     draw = Draw(f"adalora mini-{task} {split}")
     strange = split.endswith("mismatched")
     rows: list[Row] = []
     while len(rows) < size:
         row = _MAKERS[task](draw, strange)
         texts = tuple(value for key, value in row.items() if key != "label")
-        if texts in seen:
+        if texts in seen or not earlier.isdisjoint(texts):
             continue
         seen.add(texts)
         if split.startswith("test"):
