@@ -1,0 +1,82 @@
+"""Which source is taken, what happens without a network, and what guessing the majority gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adalora.builtin import write_tsv
+from adalora.errors import UserError
+from adalora.glue import DataSource, load_data
+
+
+def test_the_folder_goes_before_files_and_files_before_the_miniature(tmp_path: Path) -> None:
+    write_tsv(tmp_path, ["rte"])
+    own = tmp_path / "own.csv"
+    own.write_text("sentence1,sentence2,label\na,b,entailment\na,c,not_entailment\n")
+    files = {"train_file": str(own), "validation_file": str(own)}
+    every = DataSource(task_name="mini-rte", data_dir=str(tmp_path), **files)
+    assert load_data(every).origin == f"the folder {tmp_path}"
+    assert load_data(DataSource(task_name="mini-rte", **files)).origin == f"{own}, {own}"
+    assert load_data(DataSource(task_name="mini-rte")).origin == "the built-in miniature of rte"
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
+def test_without_a_network_one_sentence_names_the_three_ways(tmp_path: Path, name: str) -> None:
+    program = (
+        "from adalora.errors import exit_with_message\n"
+        "from adalora.glue import DataSource, load_data\n"
+        "import sys\n"
+        "sys.exit(exit_with_message(lambda: load_data(DataSource(task_name='rte')) and None))\n"
+    )
+    environment = {**os.environ, name: "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(said) == 1
+    assert "Traceback" not in done.stderr
+    for way in ("--data_dir", "--train_file", "--validation_file", "mini-rte"):
+        assert way in said[0]
+
+
+def test_nothing_named_and_a_folder_without_a_task_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No data was named"):
+        DataSource()
+    with pytest.raises(UserError, match="needs --task_name"):
+        DataSource(data_dir=str(tmp_path), train_file="train.csv")
+
+
+def test_a_split_that_the_run_needs_and_the_data_lack_is_named(tmp_path: Path) -> None:
+    write_tsv(tmp_path, ["rte"])
+    (tmp_path / "RTE" / "train.tsv").unlink()
+    source = {"task_name": "rte", "data_dir": str(tmp_path)}
+    with pytest.raises(UserError, match=r"--do_train needs train data, .* has validation, test"):
+        load_data(DataSource(**source))
+    assert "train" not in load_data(DataSource(**source, need=("validation",))).splits
+    with pytest.raises(UserError, match="--do_train needs train data"):
+        load_data(DataSource(task_name="mini-ax"))
+    assert load_data(DataSource(task_name="mini-ax", need=("test",))).test_splits == ("test",)
+    own = tmp_path / "test.csv"
+    own.write_text("text\na\n")
+    with pytest.raises(UserError, match="Only a test file was given"):
+        load_data(DataSource(test_file=str(own), need=("test",)))
+
+
+def test_the_majority_score_is_the_main_metric_of_one_answer(tmp_path: Path) -> None:
+    def write(name: str, labels: list[str]) -> str:
+        path = tmp_path / name
+        path.write_text("text,label\n" + "".join(f"t{i},{x}\n" for i, x in enumerate(labels)))
+        return str(path)
+
+    train, validation = write("train.csv", ["b", "b", "a"]), write("dev.csv", ["a", "b", "a", "a"])
+    data = load_data(DataSource(train_file=train, validation_file=validation))
+    # The training set's majority is b, of which the validation set has one in four.
+    assert data.majority_score("validation") == pytest.approx(0.25)
+    assert load_data(DataSource(task_name="mini-cola")).majority_score("validation") == 0
+    assert load_data(DataSource(task_name="mini-stsb")).majority_score("validation") == 0
