@@ -152,7 +152,8 @@ def make_text(draw: Draw) -> Text:
     """A random text: 3 in 10 are of a miniature task, half of the pairs say the same."""
     if draw.chance(0.3):
         return Text(draw.pick(example_texts(draw)))
-    fact = draw_fact(draw, detail=0.5, strange=draw.chance(0.2))
+    # Short facts among the long ones: comparing is learned on them first.
+    fact = draw_fact(draw, detail=draw.pick((0.0, 0.3, 0.6)), strange=draw.chance(0.2))
     other = fact
     if draw.chance(0.5):
         for slot in draw.shuffled(fact.said())[: 1 + draw.below(2)]:

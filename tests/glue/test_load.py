@@ -68,6 +68,17 @@ def test_a_split_that_the_run_needs_and_the_data_lack_is_named(tmp_path: Path) -
         load_data(DataSource(test_file=str(own), need=("test",)))
 
 
+def test_the_diagnostic_set_is_predicted_with_mnli_where_it_is(tmp_path: Path) -> None:
+    assert "ax" not in load_data(DataSource(task_name="mini-mnli")).splits
+    mini = load_data(DataSource(task_name="mini-mnli", need=("test",)))
+    assert mini.test_splits == ("test_matched", "test_mismatched", "ax")
+    write_tsv(tmp_path, ["mnli"])
+    folder = DataSource(task_name="mnli", data_dir=str(tmp_path), need=("test",))
+    assert load_data(folder).test_splits == ("test_matched", "test_mismatched")
+    write_tsv(tmp_path, ["ax"])
+    assert load_data(folder).splits["ax"].num_rows == 200
+
+
 def test_the_majority_score_is_the_main_metric_of_one_answer(tmp_path: Path) -> None:
     def write(name: str, labels: list[str]) -> str:
         path = tmp_path / name

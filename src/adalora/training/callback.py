@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from adalora.training.adaptation import AdaLora
 
-__all__ = ["AdaLoraCallback"]
+__all__ = ["AdaLoraCallback", "LogLastStep"]
 
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
@@ -41,3 +41,18 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """A run whose allocator never did its work does not end silently."""
         self.adaptation.finish()
+
+
+class LogLastStep(TrainerCallback):  # type: ignore[misc]
+    """Logs the last step whatever ``logging_steps`` is.
+
+    The installed Trainer averages the loss over the processes when it logs, and adds what it has
+    not logged from the main process alone, so that ``train_loss`` would depend on their number.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a record at the end of the run."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True

@@ -69,6 +69,8 @@ def build_parser(program: str | None = None) -> HfArgumentParser:
         description="Fine-tune a pretrained encoder on GLUE or on your own data.",
         epilog=EPILOG,
         formatter_class=RawDescriptionHelpFormatter,
+        # A shortened flag would change its meaning with the next flag that begins alike.
+        allow_abbrev=False,
     )
 
 

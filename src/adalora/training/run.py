@@ -26,6 +26,7 @@ from adalora.glue import (
     main_metric_of,
     write_predictions,
 )
+from adalora.glue.tasks import MINI_PREFIX
 from adalora.report import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments import AdaLoraTrainingArguments
@@ -303,11 +304,13 @@ class Run:
                 commands.append(
                     ("Watch the curves", f"tensorboard --logdir {arguments.training.log_dir}")
                 )
-            if (arguments.data.task_name or "").startswith("mini-"):
+            if (arguments.data.task_name or "").startswith(MINI_PREFIX):
+                task = str(arguments.data.task_name).removeprefix(MINI_PREFIX)
+                example = task if f"run_debertav3_{task}.sh" in _task_scripts(script) else "rte"
                 commands.append(
                     (
                         "The same on the real task, from the official GLUE files",
-                        "bash scripts/run_debertav3_rte.sh --data_dir GLUE_FOLDER",
+                        f"bash scripts/run_debertav3_{example}.sh --data_dir GLUE_FOLDER",
                     )
                 )
                 commands.append(
@@ -319,6 +322,11 @@ class Run:
                     )
                 )
         return commands
+
+
+def _task_scripts(program: Path) -> set[str]:
+    """Names of the project's shell scripts, one per task."""
+    return {path.name for path in (program.resolve().parents[2] / "scripts").glob("run_*.sh")}
 
 
 def _short(path: Path) -> str:

@@ -17,7 +17,7 @@ from adalora.checkpoints import load_trainable, save_trainable
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
 from adalora.training.allocator_state import load_state, save_state
-from adalora.training.callback import AdaLoraCallback
+from adalora.training.callback import AdaLoraCallback, LogLastStep
 from adalora.training.consistency import consistency_loss, mask_tokens
 
 __all__ = ["AdaLoraTrainer"]
@@ -64,6 +64,7 @@ class AdaLoraTrainer(transformers.Trainer):  # type: ignore[misc]
         self._task_loss: Tensor | None = None
         self._penalty_sum: Tensor | None = None
         self._penalty_count = 0
+        self.add_callback(LogLastStep())
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
 

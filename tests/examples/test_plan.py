@@ -1,0 +1,50 @@
+"""``adalora plan`` and the command around it, in a process as users start it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from adalora import __version__
+
+FLAGS = (
+    *("--model_name_or_path", "nano", "--task_name", "mini-rte", "--do_train"),
+    *("--apply_lora", "--apply_adalora", "--lora_type", "svd", "--lora_r", "4"),
+    *("--target_rank", "2", "--per_device_train_batch_size", "32", "--num_train_epochs", "4"),
+)
+
+
+def adalora(run_command: Any, *words: str, expect: int = 0) -> Any:
+    return run_command([sys.executable, "-m", "adalora", *words], expect=expect)
+
+
+def test_a_sound_plan_shows_steps_budget_and_parameters(run_command: Any) -> None:
+    done = adalora(run_command, "plan", *FLAGS, "--init_warmup", "0.1", "--final_warmup", "0.3")
+    words = " ".join(done.stdout.split())
+    # 1600 examples, 50 steps of 32 in each of 4 epochs; 12 matrices of 4 triplets, 2 kept.
+    for fact in ("1,600", "200", "48", "24", "20", "60"):
+        assert fact in words
+    assert "█" in done.stdout or "#" in done.stdout or "•" in done.stdout
+
+
+def test_a_schedule_that_does_not_fit_is_shown_and_fails(run_command: Any) -> None:
+    done = adalora(
+        run_command, "plan", *FLAGS, "--init_warmup", "150", "--final_warmup", "50", expect=1
+    )
+    assert "no decay phase" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("help",)])
+def test_help_lists_the_commands(run_command: Any, words: tuple[str, ...]) -> None:
+    assert "plan" in adalora(run_command, *words).stdout
+
+
+def test_the_version_is_printed(run_command: Any) -> None:
+    assert adalora(run_command, "--version").stdout.strip() == __version__
+
+
+def test_an_unknown_command_is_named(run_command: Any) -> None:
+    done = adalora(run_command, "plann", expect=2)
+    assert done.stderr.startswith("error: There is no command 'plann'")
