@@ -53,7 +53,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=5000, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=64, help="texts per step")
     parser.add_argument("--vocabulary", type=int, default=2400, help="pieces, at the most")
     parser.add_argument("--learning_rate", type=float, default=1e-3)

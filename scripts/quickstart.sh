@@ -16,7 +16,7 @@ exec "$environment_python" "$project_root/examples/text-classification/run_glue.
   --init_warmup 0.1 --final_warmup 0.3 --mask_interval 10 \
   --do_train --do_eval --max_seq_length 64 \
   --per_device_train_batch_size 32 --learning_rate 2e-3 \
-  --num_train_epochs 5 --warmup_ratio 0.1 \
+  --num_train_epochs 10 --warmup_ratio 0.1 \
   --eval_strategy epoch \
   --seed 6 \
   --root_output_dir "$project_root/output/quickstart" \

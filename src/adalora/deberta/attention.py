@@ -1,18 +1,21 @@
 """The attention that takes the place of the installed DebertaV2 model's.
 
 It adopts the projections of the module it replaces, so parameters and their names stay those of the
-hub checkpoints. Differences to transformers' own: position tables are not repeated per example, and
-scores and softmax are in float32 under half precision.
+hub checkpoints. It has two ways: packed tokens by ``packed_attention``, and padded batches by the
+readable reference. Differences to transformers' own: position tables are not repeated per example,
+and scores and softmax are in float32 under half precision.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adalora.deberta.fast import PackedBatch, packed_attention
 from adalora.deberta.scores import disentangled_scores, relative_buckets
 from adalora.errors import UserError
 
@@ -58,7 +61,7 @@ class DisentangledAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | PackedBatch,
         output_attentions: bool = False,
         query_states: Tensor | None = None,
         relative_pos: Tensor | None = None,
@@ -67,18 +70,21 @@ class DisentangledAttention(nn.Module):
         """Attend.
 
         Args:
-            hidden_states: [batch, length, hidden].
+            hidden_states: [batch, length, hidden], or [tokens, hidden] of a packed batch.
             attention_mask: [batch, 1, length, length] (or broadcastable), nonzero where a query
-                may look. A query that may look nowhere gets the mean of all values.
+                may look. A query that may look nowhere gets the mean of all values. Or the packed
+                batch.
             output_attentions: also return the probabilities.
             query_states: other states to take the queries from, of the same shape.
             relative_pos: δ(i, j) as the encoder prepared it, [1, length, length].
             rel_embeddings: table of relative positions [2·span, hidden].
 
         Returns:
-            Context [batch, length, hidden], and probabilities [batch, heads, length, length] or
-            None.
+            Context in the shape of ``hidden_states``, and probabilities
+            [batch, heads, length, length] or None.
         """
+        if isinstance(attention_mask, PackedBatch):
+            return self._packed(hidden_states, attention_mask, rel_embeddings), None
         queries = hidden_states if query_states is None else query_states
         query = self._heads(self.query_proj(queries))
         key = self._heads(self.key_proj(hidden_states))
@@ -90,7 +96,7 @@ class DisentangledAttention(nn.Module):
             query,
             key,
             self._buckets(relative_pos, key),
-            terms=1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type),
+            terms=self._terms,
             position_key=position_key,
             position_query=position_query,
         )
@@ -99,6 +105,34 @@ class DisentangledAttention(nn.Module):
         probabilities: Tensor = self.dropout(scores.softmax(dim=-1).to(value.dtype))
         context = (probabilities @ value).transpose(1, 2).flatten(2)
         return context, probabilities if output_attentions else None
+
+    @property
+    def _terms(self) -> int:
+        """Products in the score."""
+        return 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
+
+    def _packed(self, states: Tensor, batch: PackedBatch, rel_embeddings: Tensor | None) -> Tensor:
+        """[tokens, hidden] -> [tokens, hidden]."""
+        sizes = (self.num_attention_heads, self.attention_head_size)
+        query, key, value = (
+            project(states).unflatten(-1, sizes)
+            for project in (self.query_proj, self.key_proj, self.value_proj)
+        )
+        position_key = position_query = None
+        if self.relative_attention and rel_embeddings is not None:
+            position_key, position_query = self._tables(rel_embeddings)
+        context = packed_attention(
+            query,
+            key,
+            value,
+            position_key,
+            position_query,
+            groups=batch.packing.groups,
+            positions=batch.positions,
+            scale=math.sqrt(self.attention_head_size * self._terms),
+            dropout=cast(nn.Dropout, self.dropout).p if self.training else 0.0,
+        )
+        return context.flatten(1)
 
     def _heads(self, states: Tensor) -> Tensor:
         """[..., length, hidden] -> [..., heads, length, d]."""

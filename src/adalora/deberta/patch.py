@@ -1,13 +1,17 @@
-"""Swapping the attention of a loaded DebertaV2 model for ours, in place."""
+"""Giving a loaded DebertaV2 model our attention and our way through the encoder, in place."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import nn
-from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+from transformers.models.deberta_v2.modeling_deberta_v2 import (
+    DebertaV2Model,
+    DisentangledSelfAttention,
+)
 
 from adalora.deberta.attention import DisentangledAttention
+from adalora.deberta.model import UnpaddedDebertaV2Model
 from adalora.errors import UserError
 
 __all__ = ["patch"]
@@ -15,14 +19,15 @@ __all__ = ["patch"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def patch(model: Model, *, position_query_bypass: bool = False) -> Model:
-    """Give ``model`` our attention; parameters, their names and the state dict stay as they are.
+def patch(model: Model, *, position_query_bypass: bool = False, unpad: bool = True) -> Model:
+    """Give ``model`` our attention and encoder; its parameters and their names stay.
 
-    Patching twice equals patching once; the bypass of the last call counts.
+    Patching twice equals patching once; the options of the last call count.
 
     Args:
         model: any transformers model of type ``deberta-v2`` (DeBERTaV3 is one), before or after
             adapters were put on it.
+        unpad: run the encoder on the real tokens only; False takes the installed way, with padding.
         position_query_bypass: see ``DisentangledAttention``; also noted in ``model.config``.
 
     Raises:
@@ -30,6 +35,9 @@ def patch(model: Model, *, position_query_bypass: bool = False) -> Model:
     """
     found = 0
     for module in list(model.modules()):
+        if isinstance(module, DebertaV2Model):
+            module.__class__ = UnpaddedDebertaV2Model
+            cast(UnpaddedDebertaV2Model, module).unpad = unpad
         for name, child in list(module.named_children()):
             if isinstance(child, DisentangledSelfAttention):
                 swapped = DisentangledAttention(child, position_query_bypass=position_query_bypass)
