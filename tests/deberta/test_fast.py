@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from adalora.deberta import disentangled_scores, relative_buckets
-from adalora.deberta.fast import Positions, keep_mask, packed_attention
+from adalora.deberta.dropout import FastDropout, keep_mask
+from adalora.deberta.fast import Positions, packed_attention
 from adalora.deberta.packing import Packing
 
 HEADS, WIDTH = 3, 8
@@ -195,6 +196,20 @@ def test_the_mask_keeps_its_share(chance: float) -> None:
     for one, other in ((first, second), (first[1:], first[:-1]), (first[4:], first[:-4])):
         correlation = ((one - 0.5) * (other - 0.5)).mean().item() * 4
         assert abs(correlation) < 5 / math.sqrt(len(one))
+
+
+def test_the_dropout_module_drops_rescales_and_sends_back_the_same_mask() -> None:
+    torch.manual_seed(0)
+    module = FastDropout(0.2)
+    x = torch.ones(1000, 33, dtype=torch.float64, requires_grad=True)
+    out = module(x)
+    assert set(out.unique().tolist()) == {0.0, 1.25}
+    assert out.mean().item() == pytest.approx(1, abs=0.02)
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.equal(out)
+    assert module.eval()(x) is x
+    assert FastDropout(0.0)(x).equal(x)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adalora.deberta.dropout import keep_mask
 from adalora.deberta.packing import Group, Packing
 
-__all__ = ["PackedBatch", "Positions", "keep_mask", "packed_attention"]
+__all__ = ["PackedBatch", "Positions", "packed_attention"]
 
 #: Rows of a block; smaller blocks meet fewer positions, larger ones make better products.
 BLOCK = 64
@@ -116,10 +117,16 @@ class _PackedAttention(torch.autograd.Function):
                 None if position_query is None else position_query.index_select(1, index) / scale,
                 group,
             )
-            dropped, kept = _dropout(probabilities, dropout)
-            _write(group, output, dropped @ v)
+            kept = [probabilities]
+            if dropout > 0:
+                kept.append(keep_mask(probabilities, dropout))
+                # Rescaling the result is cheaper than rescaling the probabilities.
+                context = ((probabilities * kept[1]) @ v).div_(1 - dropout)
+            else:
+                context = probabilities @ v
+            _write(group, output, context)
             if trains:
-                keep += [probabilities] if kept is None else [probabilities, kept]
+                keep += kept
         if trains:
             ctx.save_for_backward(query, key, value, position_key, position_query, output, *keep)
             ctx.groups, ctx.positions, ctx.scale = groups, positions, scale
@@ -230,42 +237,22 @@ def _probabilities(
     return torch.softmax(scores, dim=-1)
 
 
-def _dropout(probabilities: Tensor, chance: float) -> tuple[Tensor, Tensor | None]:
-    """Dropped and rescaled probabilities, and the mask of those that stayed."""
-    if chance == 0:
-        return probabilities, None
-    kept = keep_mask(probabilities, chance)
-    return (probabilities * kept).mul_(1 / (1 - chance)), kept
-
-
-def keep_mask(like: Tensor, chance: float) -> Tensor:
-    """True with probability 1 - ``chance`` (to 2⁻¹⁶), bool, in the shape of ``like``.
-
-    Four decisions are taken from each 64-bit random number: drawing is what dropout costs.
-    """
-    count = like.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=like.device)
-    # Over the whole range: from a negative lowest value to (excluded) the largest.
-    words.random_(-(2**63), None)
-    bits = words.view(torch.int16)[:count].view(like.shape)
-    return bits >= round(chance * 2**16) - 2**15
-
-
 def _softmax_backward(
     kept: Iterator[Tensor], value: Tensor, d_out: Tensor, out: Tensor, chance: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the scores and of the values."""
-    probabilities = next(kept)
-    d_probabilities = d_out @ value.transpose(-1, -2)
     # The sum over a row of probability times its gradient is the output times its gradient.
     mean = (d_out * out).sum(dim=-1, keepdim=True)
-    dropped = probabilities
+    probabilities = dropped = next(kept)
+    if chance > 0:
+        d_out = d_out / (1 - chance)
+    d_scores = d_out @ value.transpose(-1, -2)
     if chance > 0:
         mask = next(kept)
-        d_probabilities.mul_(mask).mul_(1 / (1 - chance))
-        dropped = (probabilities * mask).mul_(1 / (1 - chance))
+        d_scores.mul_(mask)
+        dropped = probabilities * mask
     d_value = dropped.transpose(-1, -2) @ d_out
-    return d_probabilities.sub_(mean).mul_(probabilities), d_value
+    return d_scores.sub_(mean).mul_(probabilities), d_value
 
 
 def _rows_backward(d_scores: Tensor, rows: Tensor, table: Tensor, d_rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 
 from adalora.deberta.attention import DisentangledAttention
+from adalora.deberta.dropout import FastDropout
 from adalora.deberta.model import UnpaddedDebertaV2Model
 from adalora.errors import UserError
 
@@ -43,6 +44,8 @@ def patch(model: Model, *, position_query_bypass: bool = False, unpad: bool = Tr
                 swapped = DisentangledAttention(child, position_query_bypass=position_query_bypass)
                 setattr(module, name, swapped)
                 found += 1
+            elif type(child) is nn.Dropout:
+                setattr(module, name, FastDropout(child.p).train(child.training))
             elif isinstance(child, DisentangledAttention):
                 child.position_query_bypass = position_query_bypass
                 found += 1
