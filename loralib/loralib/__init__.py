@@ -9,7 +9,7 @@ from __future__ import annotations
 from .allocator import RankAllocator
 from .importance import Importance
 from .layers import Conv2d, Embedding, Linear, LoRALayer, MergedLinear
-from .regularizer import compute_frd_orth_regu, compute_orth_regu
+from .regularizer import compute_frd_orth_regu, compute_orth_regu, orthogonality
 from .schedule import BudgetSchedule
 from .state_dict import load_lora_state_dict, lora_state_dict, mark_only_lora_as_trainable
 from .svd import SVDLinear
@@ -31,4 +31,5 @@ __all__ = [
     "load_lora_state_dict",
     "lora_state_dict",
     "mark_only_lora_as_trainable",
+    "orthogonality",
 ]

@@ -177,8 +177,9 @@ class RankAllocator:
         self.mask_events += 1
         if budget == self.total_rank:
             return None
-        for layer, kept in zip(self._layers.values(), self._split(survivors), strict=True):
-            layer.lora_E.masked_fill_(~kept.unsqueeze(1), 0.0)
+        values: list[Tensor] = [layer.lora_E for layer in self._layers.values()]
+        masked = torch.cat(values).masked_fill_(~survivors.unsqueeze(1), 0.0)
+        torch._foreach_copy_(values, self._split(masked))
         return ordered.values[budget]
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:

@@ -1,19 +1,61 @@
 """How much each triplet matters: averages of sensitivity and uncertainty, and the score.
 
-AdaLoRA (arXiv 2303.10512) eq. 9-13. All matrices are handled together by list operations, and
-nothing here waits for the device.
+AdaLoRA (arXiv 2303.10512) eq. 9-13. Matrices of one shape are handled together, and nothing here
+waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from .stacks import Stacks
 from .svd import SVDLinear
 
 FACTORS = ("lora_A", "lora_E", "lora_B")
+
+
+class _Averages:
+    """Sensitivity and uncertainty of one factor of every layer."""
+
+    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
+        self.stacks = Stacks(parameters)
+        self.sensitivity = [torch.zeros_like(s, dtype=dtype) for s in self._stack(parameters)]
+        self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
+
+    def _stack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.stacks.stack(tensors)
+
+    def products(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """|weight · gradient| (eq. 10), per group."""
+        return [
+            (weight.to(average.dtype) * gradient.to(average.dtype)).abs_()
+            for weight, gradient, average in zip(
+                self._stack(parameters), self._stack(gradients), self.sensitivity, strict=True
+            )
+        ]
+
+    def update(self, now: Sequence[Tensor], weight1: Tensor, weight2: Tensor) -> None:
+        """Eq. 11 and 12; a weight of zero leaves an average exactly as it was."""
+        for value, sensitivity, uncertainty in zip(
+            now, self.sensitivity, self.uncertainty, strict=True
+        ):
+            # Zero times infinity would be NaN.
+            value.nan_to_num_(0.0, 0.0, 0.0)
+            sensitivity.lerp_(value, weight1)
+            uncertainty.lerp_(value.sub_(sensitivity).abs_(), weight2)
+
+    def scores(self, across: int | None) -> Tensor:
+        """Sensitivity · uncertainty (eq. 9), mean over dimension ``across``, group after group."""
+        products = [
+            sensitivity * uncertainty
+            for sensitivity, uncertainty in zip(self.sensitivity, self.uncertainty, strict=True)
+        ]
+        if across is not None:
+            products = [product.mean(dim=across) for product in products]
+        return torch.cat([product.flatten() for product in products])
 
 
 class Importance:
@@ -26,19 +68,26 @@ class Importance:
     """
 
     def __init__(self, layers: Mapping[str, SVDLinear], beta1: float, beta2: float) -> None:
-        self.names = [f"{path}.{factor}" for path in layers for factor in FACTORS]
+        self.paths = list(layers)
         self.beta1, self.beta2 = beta1, beta2
-        parameters = self._parameters(layers)
+        parameters = {factor: self._parameters(layers, factor) for factor in FACTORS}
         # One precision for all, float32 at least: products of small numbers vanish in half.
-        dtype = torch.float32
-        for parameter in parameters:
-            dtype = torch.promote_types(dtype, parameter.dtype)
-        self.sensitivity = [torch.zeros_like(p, dtype=dtype) for p in parameters]
-        self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
+        self.dtype = torch.float32
+        for parameter in (p for group in parameters.values() for p in group):
+            self.dtype = torch.promote_types(self.dtype, parameter.dtype)
+        self.averages = {
+            factor: _Averages(group, self.dtype) for factor, group in parameters.items()
+        }
+        device = parameters["lora_E"][0].device
+        ranks = [layer.r for layer in layers.values()]
+        self._order = {
+            factor: averages.stacks.order(ranks).to(device)
+            for factor, averages in self.averages.items()
+        }
 
     @staticmethod
-    def _parameters(layers: Mapping[str, SVDLinear]) -> list[Tensor]:
-        return [getattr(layer, factor) for layer in layers.values() for factor in FACTORS]
+    def _parameters(layers: Mapping[str, SVDLinear], factor: str) -> list[Tensor]:
+        return [getattr(layer, factor) for layer in layers.values()]
 
     @torch.no_grad()
     def update(self, layers: Mapping[str, SVDLinear]) -> Tensor | None:
@@ -49,35 +98,22 @@ class Importance:
         Returns:
             Scalar bool on the device, whether the step counted; None if a gradient is missing.
         """
-        parameters = self._parameters(layers)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if len(gradients) < len(parameters):
-            return None
-        largest = torch._foreach_norm(gradients, ord=float("inf"))
-        finite = torch.isfinite(torch.stack([norm.float() for norm in largest])).all()
-        now = [
-            p.to(average.dtype) * gradient.to(average.dtype)
-            for p, gradient, average in zip(parameters, gradients, self.sensitivity, strict=True)
-        ]
-        torch._foreach_abs_(now)
-        for value in now:
-            # Infinity times the zero weight of a rejected step would be NaN.
-            value.nan_to_num_(0.0, 0.0, 0.0)
-        self._average(self.sensitivity, now, finite, 1 - self.beta1)
-        torch._foreach_sub_(now, self.sensitivity)
-        torch._foreach_abs_(now)
-        self._average(self.uncertainty, now, finite, 1 - self.beta2)
+        now: dict[str, list[Tensor]] = {}
+        for factor, averages in self.averages.items():
+            parameters = self._parameters(layers, factor)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if len(gradients) < len(parameters):
+                return None
+            now[factor] = averages.products(parameters, gradients)
+        # The product with a gradient that is not finite is not finite either.
+        largest = torch.stack([value.amax() for values in now.values() for value in values])
+        finite = torch.isfinite(largest).all()
+        # In the averages' own precision: a float32 weight would cost float64 its digits.
+        counts = finite.to(self.dtype)
+        weight1, weight2 = counts * (1 - self.beta1), counts * (1 - self.beta2)
+        for factor, averages in self.averages.items():
+            averages.update(now[factor], weight1, weight2)
         return finite
-
-    @staticmethod
-    def _average(
-        averages: list[Tensor], values: list[Tensor], finite: Tensor, weight: float
-    ) -> None:
-        """averages += weight * (values - averages) where ``finite``, else exactly nothing."""
-        change = torch._foreach_sub(values, averages)
-        # Multiplied in the averages' own precision: a float32 weight would cost float64 its digits.
-        torch._foreach_mul_(change, finite.to(change[0].dtype) * weight)
-        torch._foreach_add_(averages, change)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -85,19 +121,27 @@ class Importance:
 
         Importance of the singular value, plus the mean over its row of Q and its column of P.
         """
-        products = torch._foreach_mul(self.sensitivity, self.uncertainty)
-        parts = []
-        for index in range(0, len(products), len(FACTORS)):
-            right, value, left = products[index : index + len(FACTORS)]
-            parts.append(value.flatten() + (right.mean(dim=1) + left.mean(dim=0)))
-        return torch.cat(parts)
+        right, value, left = (
+            self.averages[factor].scores(across).index_select(0, self._order[factor])
+            for factor, across in zip(FACTORS, (2, None, 1), strict=True)
+        )
+        return value + (right + left)
+
+    def _named(self, kind: str) -> dict[str, Tensor]:
+        """The averages of one kind by parameter name, as views."""
+        views = {
+            factor: averages.stacks.views(getattr(averages, kind))
+            for factor, averages in self.averages.items()
+        }
+        return {
+            f"{path}.{factor}": views[factor][index]
+            for index, path in enumerate(self.paths)
+            for factor in FACTORS
+        }
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The averages by parameter name."""
-        return {
-            "sensitivity": dict(zip(self.names, self.sensitivity, strict=True)),
-            "uncertainty": dict(zip(self.names, self.uncertainty, strict=True)),
-        }
+        return {kind: self._named(kind) for kind in ("sensitivity", "uncertainty")}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -106,18 +150,15 @@ class Importance:
         Raises:
             ValueError: if a name is missing, unknown, or of another shape.
         """
-        for kind, averages in (
-            ("sensitivity", self.sensitivity),
-            ("uncertainty", self.uncertainty),
-        ):
-            stored = state[kind]
-            if set(stored) != set(self.names):
-                different = sorted(set(stored) ^ set(self.names))
+        for kind in ("sensitivity", "uncertainty"):
+            stored, own = state[kind], self._named(kind)
+            if set(stored) != set(own):
+                different = sorted(set(stored) ^ set(own))
                 raise ValueError(
                     f"the stored {kind} is of other parameters: {len(different)} differ, "
                     f"the first is {different[0]}"
                 )
-            for name, average in zip(self.names, averages, strict=True):
+            for name, average in own.items():
                 if stored[name].shape != average.shape:
                     raise ValueError(
                         f"the stored {kind} of {name} has shape {list(stored[name].shape)}, "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .layers import Linear
-from .svd import require_svd_layers
+from .stacks import Stacks
+from .svd import SVDLinear, require_svd_layers
 
 
 def compute_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:
@@ -28,17 +29,24 @@ def compute_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:
         ValueError: if the model has no SVDLinear with an adapter.
     """
     layers = require_svd_layers(model, "compute_orth_regu").values()
-    grams: dict[tuple[int, torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
-    for layer in layers:
-        for gram in (layer.lora_A @ layer.lora_A.T, layer.lora_B.T @ layer.lora_B):
-            grams[len(gram), gram.dtype, gram.device].append(gram)
+    return regu_weight * orthogonality(list(layers))
+
+
+def orthogonality(layers: Sequence[SVDLinear]) -> Tensor:
+    """Mean distance of the factors of these layers from orthonormality: scalar, at least float32.
+
+    Matrices of one shape are handled together.
+    """
     norms = []
-    for (rank, _, device), group in grams.items():
-        stacked = torch.stack(group)
-        stacked = stacked.to(torch.promote_types(stacked.dtype, torch.float32))
-        identity = torch.eye(rank, dtype=stacked.dtype, device=device)
-        norms.append(torch.linalg.matrix_norm(stacked - identity))
-    return regu_weight * torch.cat(norms).mean()
+    for name in ("lora_A", "lora_B"):
+        factors = [getattr(layer, name) for layer in layers]
+        for stacked in Stacks(factors).stack(factors):
+            across = stacked.transpose(1, 2)
+            gram = stacked @ across if name == "lora_A" else across @ stacked
+            gram = gram.to(torch.promote_types(gram.dtype, torch.float32))
+            identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+            norms.append(torch.linalg.matrix_norm(gram - identity))
+    return torch.cat(norms).mean()
 
 
 def compute_frd_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:

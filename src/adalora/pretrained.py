@@ -87,6 +87,7 @@ def load_classifier(
     cls_dropout: float | None = None,
     dtype: torch.dtype = torch.float32,
     position_query_bypass: bool = False,
+    unpad: bool = True,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
@@ -104,6 +105,7 @@ def load_classifier(
         cls_dropout: dropout before the classifier, in [0, 1); None keeps the model's own.
         dtype: type of the weights in memory.
         position_query_bypass: DeBERTaV3 only, see ``adalora.deberta.patch``.
+        unpad: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -146,7 +148,7 @@ def load_classifier(
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
-        deberta.patch(model, position_query_bypass=position_query_bypass)
+        deberta.patch(model, position_query_bypass=position_query_bypass, unpad=unpad)
     elif position_query_bypass:
         raise UserError(
             f"--position_query_bypass concerns DeBERTaV3, and {name!r} is {config.model_type!r}; "

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import loralib
 
@@ -142,7 +143,7 @@ def test_a_faulty_gradient_leaves_importance_untouched_and_is_counted(
     allocator = make_allocator(model, init_warmup=10)
     run(model, allocator, range(4))
     before = [
-        t.clone() for t in allocator.importance.sensitivity + allocator.importance.uncertainty
+        t.clone() for group in allocator.importance.state_dict().values() for t in group.values()
     ]
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -153,7 +154,7 @@ def test_a_faulty_gradient_leaves_importance_untouched_and_is_counted(
     else:
         last.grad[0, 0] = float(fault)
     allocator.update_and_mask(model, 4)
-    after = allocator.importance.sensitivity + allocator.importance.uncertainty
+    after = [t for group in allocator.importance.state_dict().values() for t in group.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert allocator.skipped_steps == 1
     model.zero_grad()
@@ -295,3 +296,30 @@ def test_half_precision_is_scored_in_float32(
     run(model, allocator, range(20))
     assert allocator.importance.scores().dtype == torch.float32
     assert sum(allocator.get_rank_pattern().values()) == 3
+
+
+def test_a_masked_step_takes_as_many_operations_for_many_layers_as_for_few() -> None:
+    class Counter(TorchDispatchMode):  # type: ignore[misc]
+        operations = 0
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.operations += 1
+            return function(*args, **(kwargs or {}))
+
+    counts = []
+    for depth in (3, 30):
+        layers = [
+            loralib.SVDLinear(6, 6, r=2) if index % 2 else loralib.SVDLinear(6, 9, r=2)
+            for index in range(depth)
+        ]
+        model = torch.nn.ModuleList(layers)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        allocator = loralib.RankAllocator(model, 2, 1, 1, 2, 1, 0.85, 0.85, total_step=10)
+        with Counter() as counter:
+            _, threshold = allocator.update_and_mask(model, 3)
+        assert threshold is not None
+        counts.append(counter.operations)
+    assert counts[0] == counts[1] <= 150

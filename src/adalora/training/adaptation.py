@@ -29,7 +29,7 @@ from loralib import (
     RankAllocator,
     SVDLinear,
     compute_frd_orth_regu,
-    compute_orth_regu,
+    orthogonality,
 )
 
 __all__ = ["AdaLora", "AdaLoraSettings"]
@@ -187,7 +187,7 @@ class AdaLora:
             first = (self.svd_layers or self.frd_layers)[0]
             return torch.zeros((), device=first.lora_A.device)
         if self.svd_layers:
-            return compute_orth_regu(self.model, regu_weight=weight)
+            return weight * orthogonality(self.svd_layers)
         return compute_frd_orth_regu(self.model, regu_weight=weight)
 
     def step(self, global_step: int) -> tuple[int | None, Tensor | None]:

@@ -77,6 +77,13 @@ class ModelArguments:
             "such a model cannot be merged exactly."
         ),
     )
+    unpad: bool = field(
+        default=True,
+        metadata=_help(
+            "DeBERTaV3: run the encoder on the real tokens only, which changes no result but by "
+            "rounding; --no_unpad computes padding as well, as transformers does."
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.base_dtype not in BASE_DTYPES:

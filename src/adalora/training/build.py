@@ -48,6 +48,7 @@ def build_model(arguments: RunArguments, data: TaskData) -> PreTrainedModel:
         cls_dropout=arguments.training.cls_dropout,
         dtype=arguments.model.dtype,
         position_query_bypass=arguments.model.position_query_bypass,
+        unpad=arguments.model.unpad,
         trust_remote_code=arguments.model.trust_remote_code,
     )
     adapt(model, arguments.method)
