@@ -64,3 +64,21 @@ def batch() -> dict[str, Tensor]:
         "attention_mask": mask,
         "labels": torch.tensor([0, 1, 0]),
     }
+
+
+@pytest.fixture
+def same() -> Callable[[PreTrainedModel, PreTrainedModel, dict[str, Tensor]], None]:
+    """Asserts that two models have the same parameters, bit for bit, and so the same logits.
+
+    Logits to rounding: equal weights at other addresses may go through another matrix kernel.
+    """
+
+    def check(one: PreTrainedModel, two: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        mine, theirs = dict(one.named_parameters()), dict(two.named_parameters())
+        assert mine.keys() == theirs.keys()
+        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+        logits = one(**batch).logits
+        rounding = 8 * torch.finfo(logits.dtype).eps
+        torch.testing.assert_close(logits, two(**batch).logits, rtol=rounding, atol=rounding)
+
+    return check

@@ -44,7 +44,7 @@ def store(model, path):
 
 @pytest.mark.parametrize("lora_type", ["frd", "svd"])
 @pytest.mark.parametrize("form", ["bin", "whole", "wrapped", "safetensors", "artefact"])
-def test_every_form_gives_the_stored_function(tiny, batch, tmp_path, lora_type, form):
+def test_every_form_gives_the_stored_function(tiny, batch, same, tmp_path, lora_type, form):
     model = adapted(tiny, lora_type, random=True)
     path = tmp_path / "adapter.bin"
     state = model.state_dict()
@@ -67,7 +67,7 @@ def test_every_form_gives_the_stored_function(tiny, batch, tmp_path, lora_type, 
     if form == "bin":
         # This one holds no pooler.
         fresh.pooler.load_state_dict(model.pooler.state_dict())
-    assert torch.equal(fresh(**batch).logits, model(**batch).logits)
+    same(fresh, model, batch)
 
 
 @pytest.mark.parametrize(("alpha", "rank"), [(16, RANK), (32, RANK), (16, 6), (8, 5)])
@@ -224,7 +224,7 @@ def bottlenecked(tiny, adapter_type="houlsby", size=3, random=False):
 
 
 @pytest.mark.parametrize("form", ["original", "file", "artefact"])
-def test_bottlenecks_are_read_from_every_form(tiny, batch, tmp_path, form):
+def test_bottlenecks_are_read_from_every_form(tiny, batch, same, tmp_path, form):
     model = bottlenecked(tiny, random=True)
     state = model.state_dict()
     head = {k: v for k, v in state.items() if k.startswith(("pooler", "classifier"))}
@@ -239,7 +239,7 @@ def test_bottlenecks_are_read_from_every_form(tiny, batch, tmp_path, form):
         store(model, path)
     fresh = bottlenecked(tiny)
     load_bottleneck(fresh, path)
-    assert torch.equal(fresh(**batch).logits, model(**batch).logits)
+    same(fresh, model, batch)
 
 
 def test_bottlenecks_that_do_not_fit_are_refused(tiny, tmp_path):
