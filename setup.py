@@ -63,6 +63,7 @@ setup(
     ],
     extras_require={
         "lightning": ["lightning>=2.5"],
+        "peft": ["peft>=0.19"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],
     },

@@ -1,0 +1,1 @@
+"""What training costs here and elsewhere; ``python -m benchmarks`` measures it."""

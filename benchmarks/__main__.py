@@ -1,0 +1,83 @@
+"""Measure and tell: ``python -m benchmarks [step tasks allocator memory] --output results.json``.
+
+Ratios are taken in one run, alternating, medians of several. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import allocator, memory, step, tasks
+from benchmarks.timing import machine
+
+QUESTIONS = ("step", "tasks", "allocator", "memory")
+
+
+def main() -> int:
+    """Run the questions that were asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("questions", nargs="*", default=[], help="; ".join(QUESTIONS))
+    parser.add_argument("--layers", type=int, default=12, help="depth of the compared models")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens per step")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    parser.add_argument("--data_dir", type=Path, help="official GLUE files, for `tasks`")
+    parser.add_argument("--tokenizer", help="hub id or folder, for `tasks`")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    asked = arguments.questions or list(QUESTIONS)
+    unknown = sorted(set(asked) - set(QUESTIONS))
+    if unknown:
+        parser.error(f"there is no question {unknown[0]!r}; they are {', '.join(QUESTIONS)}")
+    if "tasks" in asked and not (arguments.data_dir and arguments.tokenizer):
+        parser.error("`tasks` needs --data_dir (official GLUE files) and --tokenizer")
+    results: dict[str, Any] = {"machine": machine()}
+    layers, rounds = arguments.layers, arguments.rounds
+    if "step" in asked:
+        results["step"] = step.measure(layers=layers, tokens=arguments.tokens, rounds=rounds)
+    if "tasks" in asked:
+        results["tasks"] = tasks.measure(
+            layers=layers,
+            rounds=rounds,
+            data_dir=arguments.data_dir,
+            tokenizer=arguments.tokenizer,
+            precisions=tuple(arguments.precision),
+        )
+    if "allocator" in asked:
+        results["allocator"] = allocator.measure(rounds=rounds)
+    if "memory" in asked:
+        results["memory"] = memory.measure(layers=layers)
+    console = Console()
+    for question, result in results.items():
+        console.print(_table(question, result))
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _table(title: str, result: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in _leaves(result):
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def _leaves(result: Any, path: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(result, dict):
+        return [(path, result)]
+    return [
+        leaf
+        for key, value in result.items()
+        for leaf in _leaves(value, f"{path} · {key}" if path else str(key))
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The models that are compared, in the shape of DeBERTaV3-base, and one training step of each.
+
+Weights are random: time does not depend on them. ``layers`` shrinks the depth; every layer costs
+the same, so ratios hold, but for embeddings and head, which weigh more in a shallow model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+from adalora.adapters import add_lora, freeze_base
+from adalora.deberta import patch
+from adalora.training import AdaLora, AdaLoraSettings
+
+__all__ = ["CONTENDERS", "Step", "batch_of", "cast_base", "make_model"]
+
+TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
+PEFT_TARGETS = [
+    "query_proj",
+    "key_proj",
+    "value_proj",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+RANK, TARGET_RANK, ALPHA = 8, 4, 16
+TOTAL_STEPS = 100_000
+VOCABULARY = 2000
+
+
+def make_model(layers: int) -> DebertaV2ForSequenceClassification:
+    """DeBERTaV3-base's shape with a small vocabulary, in training mode."""
+    values: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 768,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "max_position_embeddings": 512,
+    }
+    torch.manual_seed(0)
+    return DebertaV2ForSequenceClassification(DebertaV2Config(**values)).train()
+
+
+def batch_of(lengths: Sequence[int], padded_to: int | None = None) -> dict[str, Tensor]:
+    """Random texts of these lengths."""
+    longest = padded_to or max(lengths)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    return {
+        "input_ids": torch.randint(5, VOCABULARY, mask.shape) * mask,
+        "attention_mask": mask,
+        "labels": torch.randint(0, 2, (len(lengths),)),
+    }
+
+
+class Step:
+    """One training step: forward, backward, optimizer, and what the method does after it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        penalty: Callable[[], Tensor] | None = None,
+        after: Callable[[int], object] | None = None,
+    ) -> None:
+        self.model = model
+        self.penalty = penalty
+        self.after = after
+        self.bf16 = False
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        self.number = TOTAL_STEPS // 2
+
+    def __call__(self, batch: dict[str, Tensor]) -> None:
+        """Run it."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+            loss = self.model(**batch).loss
+        if self.penalty is not None:
+            loss = loss + self.penalty()
+        loss.backward()
+        self.optimizer.step()
+        if self.after is not None:
+            self.after(self.number)
+        self.number += 1
+        self.optimizer.zero_grad()
+
+
+def cast_base(step: Step) -> None:
+    """What ``--base_dtype bfloat16`` does: frozen weights in half precision."""
+    for parameter in step.model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+
+
+def _ours(layers: int) -> Step:
+    """AdaLoRA, pruning at every step."""
+    model = patch(make_model(layers))
+    add_lora(model, lora_type="svd", targets=TARGETS, init_rank=RANK, lora_alpha=ALPHA)
+    freeze_base(model, train=["lora"])
+    settings = AdaLoraSettings(
+        target_rank=TARGET_RANK, init_warmup=10, final_warmup=10, mask_interval=1
+    )
+    adaptation = AdaLora(model, settings)
+    adaptation.begin(TOTAL_STEPS)
+    return Step(model, penalty=adaptation.penalty, after=adaptation.step)
+
+
+def _ours_lora(layers: int) -> Step:
+    """Plain LoRA of the same initial rank in our model."""
+    model = patch(make_model(layers))
+    add_lora(model, lora_type="frd", targets=TARGETS, init_rank=RANK, lora_alpha=ALPHA)
+    freeze_base(model, train=["lora"])
+    return Step(model)
+
+
+def _frozen(layers: int) -> Step:
+    """Our model without adapters; the gradient goes all the way to the embeddings."""
+    model = patch(make_model(layers))
+    model.requires_grad_(False)
+    # What a first layer's input would get from adapters below it: the backward pass through every
+    # activation, and nothing for any weight.
+    embeddings: Any = model.deberta.embeddings
+    embeddings.LayerNorm.bias.requires_grad_(True)
+    return Step(model)
+
+
+def _peft_adalora(layers: int) -> Step:
+    """transformers' model with PEFT's AdaLoRA, pruning at every step."""
+    config = AdaLoraConfig(
+        task_type="SEQ_CLS",
+        init_r=RANK,
+        target_r=TARGET_RANK,
+        tinit=10,
+        tfinal=10,
+        deltaT=1,
+        total_step=TOTAL_STEPS,
+        lora_alpha=ALPHA,
+        lora_dropout=0.0,
+        target_modules=PEFT_TARGETS,
+    )
+    model: Any = get_peft_model(make_model(layers), config)
+    return Step(model, after=model.base_model.update_and_allocate)
+
+
+def _peft_lora(layers: int) -> Step:
+    """transformers' model with PEFT's LoRA."""
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=0.0,
+        target_modules=PEFT_TARGETS,
+    )
+    return Step(get_peft_model(make_model(layers), config))
+
+
+CONTENDERS: dict[str, Callable[[int], Step]] = {
+    "ours": _ours,
+    "ours, LoRA": _ours_lora,
+    "ours, frozen": _frozen,
+    "PEFT AdaLoRA": _peft_adalora,
+    "PEFT LoRA": _peft_lora,
+}

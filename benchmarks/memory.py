@@ -1,0 +1,44 @@
+"""Peak memory of training at length 512, each contender in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from typing import Any
+
+LENGTH, BATCH = 512, 8
+
+
+def measure(*, layers: int) -> dict[str, Any]:
+    """MiB above what the built model holds, of ours and of PEFT's AdaLoRA."""
+    result: dict[str, Any] = {"layers": layers, "length": LENGTH, "batch": BATCH}
+    for name in ("ours", "PEFT AdaLoRA"):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory", name, str(layers)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        result[name] = json.loads(done.stdout.splitlines()[-1])
+    result["ratio"] = result["ours"]["peak"] / result["PEFT AdaLoRA"]["peak"]
+    return result
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _in_this_process(name: str, layers: int) -> None:
+    from benchmarks.contenders import CONTENDERS, batch_of
+
+    step = CONTENDERS[name](layers)
+    before = _peak()
+    for _ in range(2):
+        step(batch_of([LENGTH] * BATCH))
+    print(json.dumps({"peak": _peak(), "above the model": _peak() - before}))
+
+
+if __name__ == "__main__":
+    _in_this_process(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,49 @@
+"""Alternating measurements, medians, and the machine they were taken on."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["alternate", "machine"]
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
+) -> dict[str, float]:
+    """Median seconds of each candidate; one call of each per round, in turn."""
+    for _ in range(warmup):
+        for call in candidates.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            started = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads and package versions."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":")[1].strip() if names else model
+    return {
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
