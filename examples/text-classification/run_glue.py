@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.do_predict:
         run.predict()
     run.summarise(script=Path(__file__))
+    # Leaves the process group in order; torn down by the interpreter, it now and then aborts.
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
