@@ -1,57 +1,39 @@
-"""The ``adalora`` command.
+"""The ``adalora`` command: finds the module of the command that was asked for, and runs it.
 
-    adalora plan FLAGS...    what run_glue.py would do with these flags, without training
-
-Heavy imports happen inside the commands, so that ``adalora --help`` answers at once.
+Each command is a module of ``adalora.commands``, imported when it is called, so that
+``adalora --help`` answers at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from adalora import __version__
 from adalora.errors import UserError, exit_with_message
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-USAGE = f"""adalora {__version__}: adapt pretrained encoders with very few trained parameters
+#: Command -> what it does; its module in ``adalora.commands`` has the same name.
+COMMANDS = {
+    "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
+}
+
+
+def usage() -> str:
+    """The text of ``adalora --help``."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"""adalora {__version__}: adapt pretrained encoders with very few trained parameters
 
 usage: adalora COMMAND [FLAGS...]
 
 commands:
-  plan      show examples, steps, the budget schedule and the parameters of a run, without
-            training; takes the flags of examples/text-classification/run_glue.py
-  version   print the version
+{lines}
 
-example:
-  adalora plan --model_name_or_path nano --task_name mini-sst2 --do_train --apply_lora \\
-      --apply_adalora --lora_type svd --lora_r 4 --target_rank 2 \\
-      --init_warmup 0.1 --final_warmup 0.3
+'adalora COMMAND --help' explains a command; 'adalora --version' prints the version.
 """
-
-
-def _plan(flags: Sequence[str]) -> int:
-    from rich.console import Console
-
-    from adalora.loralib_check import require_our_loralib
-    from adalora.report import plan_summary
-
-    require_our_loralib()
-    from adalora.training import parse_arguments
-    from adalora.training.plan import make_plan
-
-    plan = make_plan(parse_arguments(flags, program="adalora plan"))
-    Console().print(plan_summary(plan))
-    return 1 if plan.problems else 0
-
-
-def _version(flags: Sequence[str]) -> int:
-    print(__version__)
-    return 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"plan": _plan, "version": _version}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(usage())
         return 0
-    if words[0] == "--version":
-        return _version([])
-    command = COMMANDS.get(words[0])
-    if command is None:
+    if words[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
         raise UserError(
             f"There is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}."
         )
-    return command(words[1:])
+    command = importlib.import_module(f"adalora.commands.{words[0].replace('-', '_')}")
+    status: int = command.main(words[1:])
+    return status
