@@ -41,7 +41,12 @@ def main() -> int:
     results: dict[str, Any] = {"machine": machine()}
     layers, rounds = arguments.layers, arguments.rounds
     if "step" in asked:
-        results["step"] = step.measure(layers=layers, tokens=arguments.tokens, rounds=rounds)
+        results["step"] = step.measure(
+            layers=layers,
+            tokens=arguments.tokens,
+            rounds=rounds,
+            precisions=arguments.precision,
+        )
     if "tasks" in asked:
         results["tasks"] = tasks.measure(
             layers=layers,

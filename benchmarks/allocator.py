@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.contenders import CONTENDERS, batch_of
@@ -15,12 +16,16 @@ DEPTHS = (12, 24, 48)
 class _Counter(TorchDispatchMode):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self.operations = 0
+        self.operations = self.sums = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        self.operations += 1
+        # What autograd does wherever a parameter is used twice, here once per factor.
+        if function is torch.ops.aten.add_.Tensor:
+            self.sums += 1
+        else:
+            self.operations += 1
         return function(*args, **(kwargs or {}))
 
 
@@ -42,6 +47,8 @@ def measure(*, rounds: int) -> dict[str, Any]:
                 with _Counter() as counter:
                     call()
                 counts[part] = counter.operations
+                if counter.sums > 1:
+                    counts[f"{part}: sums of two gradients"] = counter.sums
             row[name] = {"operations": counts, "seconds": alternate(parts, rounds=rounds)}
         result[str(depth)] = row
     return result

@@ -81,7 +81,7 @@ class Step:
         self.after = after
         self.bf16 = False
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4) if trained else None
         self.number = TOTAL_STEPS // 2
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
@@ -91,11 +91,13 @@ class Step:
         if self.penalty is not None:
             loss = loss + self.penalty()
         loss.backward()
-        self.optimizer.step()
+        if self.optimizer is not None:
+            self.optimizer.step()
         if self.after is not None:
             self.after(self.number)
         self.number += 1
-        self.optimizer.zero_grad()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
 
 
 def cast_base(step: Step) -> None:
@@ -133,7 +135,7 @@ def _frozen(layers: int) -> Step:
     # What a first layer's input would get from adapters below it: the backward pass through every
     # activation, and nothing for any weight.
     embeddings: Any = model.deberta.embeddings
-    embeddings.LayerNorm.bias.requires_grad_(True)
+    embeddings.register_forward_hook(lambda module, inputs, output: output.requires_grad_())
     return Step(model)
 
 

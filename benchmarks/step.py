@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,14 +14,16 @@ from benchmarks.timing import alternate
 LENGTHS = (64, 128, 256, 512)
 
 
-def measure(*, layers: int, tokens: int, rounds: int) -> dict[str, Any]:
+def measure(
+    *, layers: int, tokens: int, rounds: int, precisions: Sequence[str]
+) -> dict[str, Any]:
     """Seconds per step of every contender, and ratios to ours.
 
     In bfloat16 all compute by autocast; ours also holds the frozen weights in it, as
     ``--base_dtype bfloat16`` does, and the peers keep theirs as their libraries load them.
     """
     result: dict[str, Any] = {"layers": layers, "tokens": tokens}
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         steps = {name: make(layers) for name, make in CONTENDERS.items()}
         for name, step in steps.items():
             step.bf16 = precision == "bfloat16"

@@ -22,6 +22,7 @@ class _Averages:
 
     def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
         self.stacks = Stacks(parameters)
+        self.dtype = dtype
         self.sensitivity = [torch.zeros_like(s, dtype=dtype) for s in self._stack(parameters)]
         self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
 
@@ -30,22 +31,23 @@ class _Averages:
 
     def products(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """|weight · gradient| (eq. 10), per group."""
-        return [
-            (weight.to(average.dtype) * gradient.to(average.dtype)).abs_()
-            for weight, gradient, average in zip(
-                self._stack(parameters), self._stack(gradients), self.sensitivity, strict=True
-            )
-        ]
+        weights, slopes = (
+            [stacked.to(self.dtype) for stacked in self._stack(tensors)]
+            for tensors in (parameters, gradients)
+        )
+        products = torch._foreach_mul(weights, slopes)
+        torch._foreach_abs_(products)
+        return list(products)
 
-    def update(self, now: Sequence[Tensor], weight1: Tensor, weight2: Tensor) -> None:
+    def update(self, now: list[Tensor], weight1: Tensor, weight2: Tensor) -> None:
         """Eq. 11 and 12; a weight of zero leaves an average exactly as it was."""
-        for value, sensitivity, uncertainty in zip(
-            now, self.sensitivity, self.uncertainty, strict=True
-        ):
+        for value in now:
             # Zero times infinity would be NaN.
             value.nan_to_num_(0.0, 0.0, 0.0)
-            sensitivity.lerp_(value, weight1)
-            uncertainty.lerp_(value.sub_(sensitivity).abs_(), weight2)
+        torch._foreach_lerp_(self.sensitivity, now, [weight1] * len(now))
+        torch._foreach_sub_(now, self.sensitivity)
+        torch._foreach_abs_(now)
+        torch._foreach_lerp_(self.uncertainty, now, [weight2] * len(now))
 
     def scores(self, across: int | None) -> Tensor:
         """Sensitivity · uncertainty (eq. 9), mean over dimension ``across``, group after group."""
@@ -106,7 +108,8 @@ class Importance:
                 return None
             now[factor] = averages.products(parameters, gradients)
         # The product with a gradient that is not finite is not finite either.
-        largest = torch.stack([value.amax() for values in now.values() for value in values])
+        everything = [value for values in now.values() for value in values]
+        largest = torch.stack(torch._foreach_norm(everything, ord=float("inf")))
         finite = torch.isfinite(largest).all()
         # In the averages' own precision: a float32 weight would cost float64 its digits.
         counts = finite.to(self.dtype)

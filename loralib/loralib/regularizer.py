@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,18 +36,51 @@ def compute_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:
 def orthogonality(layers: Sequence[SVDLinear]) -> Tensor:
     """Mean distance of the factors of these layers from orthonormality: scalar, at least float32.
 
-    Matrices of one shape are handled together.
+    Matrices of one shape are handled together, forth and back.
     """
-    norms = []
-    for name in ("lora_A", "lora_B"):
-        factors = [getattr(layer, name) for layer in layers]
-        for stacked in Stacks(factors).stack(factors):
-            across = stacked.transpose(1, 2)
-            gram = stacked @ across if name == "lora_A" else across @ stacked
-            gram = gram.to(torch.promote_types(gram.dtype, torch.float32))
-            identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-            norms.append(torch.linalg.matrix_norm(gram - identity))
-    return torch.cat(norms).mean()
+    left = [layer.lora_B for layer in layers]
+    right = [layer.lora_A for layer in layers]
+    result: Tensor = _Orthogonality.apply(len(left), *left, *right)
+    return result
+
+
+class _Orthogonality(torch.autograd.Function):
+    """The gradient of ‖QQᵀ − I‖ is 2 (QQᵀ − I) Q / ‖QQᵀ − I‖, and zero where the norm is."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *factors: Tensor) -> Tensor:
+        # Q as rows; P as columns, which the product over its first dimension takes as they are.
+        ctx.stacks = [Stacks(factors[:count]), Stacks(factors[count:])]
+        parts, saved = (factors[:count], factors[count:]), []
+        norms = []
+        for side, (stacks, members) in enumerate(zip(ctx.stacks, parts, strict=True)):
+            for stacked in stacks.stack(members):
+                across = stacked.transpose(1, 2)
+                gram = torch.bmm(stacked, across) if side else torch.bmm(across, stacked)
+                gram = gram.to(torch.promote_types(gram.dtype, torch.float32))
+                gram.diagonal(dim1=1, dim2=2).sub_(1)
+                norm = torch.linalg.vector_norm(gram, dim=(1, 2), keepdim=True)
+                norms.append(norm)
+                saved += [stacked, gram, norm]
+        ctx.save_for_backward(*saved)
+        return torch.cat(norms).mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved = iter(ctx.saved_tensors)
+        factor = gradient * (2 / sum(stacks.count for stacks in ctx.stacks))
+        gradients: list[Tensor] = []
+        for side, stacks in enumerate(ctx.stacks):
+            parts = []
+            for _ in stacks.members:
+                stacked, difference, norm = next(saved), next(saved), next(saved)
+                smallest = torch.finfo(norm.dtype).tiny
+                direction = (difference * (factor / norm.clamp(min=smallest))).to(stacked.dtype)
+                pair = (direction, stacked) if side else (stacked, direction)
+                parts.append(torch.bmm(*pair))
+            gradients += stacks.views(parts)
+        return None, *gradients
 
 
 def compute_frd_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:

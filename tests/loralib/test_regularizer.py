@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import loralib
 
@@ -44,7 +45,44 @@ def test_orthonormal_factors_cost_nothing() -> None:
     with torch.no_grad():
         layer.lora_A.copy_(torch.linalg.qr(torch.randn(6, 3, dtype=torch.float64))[0].T)
         layer.lora_B.copy_(torch.linalg.qr(torch.randn(8, 3, dtype=torch.float64))[0])
-    assert loralib.compute_orth_regu(layer).item() < 1e-14
+    penalty = loralib.compute_orth_regu(layer)
+    assert penalty.item() < 1e-14
+    penalty.backward()
+    assert layer.lora_A.grad is not None
+    assert layer.lora_A.grad.isfinite().all()
+
+
+def test_at_a_norm_of_zero_the_gradient_is_zero() -> None:
+    layer = loralib.SVDLinear(6, 8, r=3)
+    with torch.no_grad():
+        layer.lora_A.copy_(torch.eye(3, 6))
+        layer.lora_B.copy_(torch.eye(8, 3))
+    loralib.compute_orth_regu(layer).backward()
+    assert layer.lora_A.grad is not None
+    assert layer.lora_B.grad is not None
+    assert layer.lora_A.grad.count_nonzero() == layer.lora_B.grad.count_nonzero() == 0
+
+
+def test_depth_costs_no_operations_but_autograds_own_sums() -> None:
+    class Counter(TorchDispatchMode):  # type: ignore[misc]
+        operations = 0
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            # A parameter that is used twice has its two gradients added, one addition each.
+            self.operations += function is not torch.ops.aten.add_.Tensor
+            return function(*args, **(kwargs or {}))
+
+    counts = []
+    for depth in (4, 40):
+        model = nn.ModuleList(loralib.SVDLinear(6, 6 + 3 * (i % 2), r=2) for i in range(depth))
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with Counter() as counter:
+            loralib.compute_orth_regu(model).backward()
+        counts.append(counter.operations)
+    assert counts[0] == counts[1] <= 60
 
 
 def test_layers_of_several_ranks_and_shapes_are_averaged_alike() -> None:

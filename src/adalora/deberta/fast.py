@@ -121,7 +121,8 @@ class _PackedAttention(torch.autograd.Function):
             if dropout > 0:
                 kept.append(keep_mask(probabilities, dropout))
                 # Rescaling the result is cheaper than rescaling the probabilities.
-                context = ((probabilities * kept[1]) @ v).div_(1 - dropout)
+                dropped = probabilities * kept[1].to(probabilities.dtype)
+                context = (dropped @ v).div_(1 - dropout)
             else:
                 context = probabilities @ v
             _write(group, output, context)
@@ -248,7 +249,7 @@ def _softmax_backward(
         d_out = d_out / (1 - chance)
     d_scores = d_out @ value.transpose(-1, -2)
     if chance > 0:
-        mask = next(kept)
+        mask = next(kept).to(probabilities.dtype)
         d_scores.mul_(mask)
         dropped = probabilities * mask
     d_value = dropped.transpose(-1, -2) @ d_out
@@ -259,10 +260,12 @@ def _rows_backward(d_scores: Tensor, rows: Tensor, table: Tensor, d_rows: Tensor
     """Gradient of a table over all distances; adds that of the rows to ``d_rows``."""
     length = rows.shape[2]
     d_table = torch.zeros_like(table, dtype=_wide(table.dtype))
+    products = d_scores.new_empty(0)
     for begin, end in _blocks(length):
         size = end - begin
-        width = length + size - 1
-        products = d_scores.new_zeros(*rows.shape[:2], size, width)
+        if products.shape[-2:-1] != (size,):
+            products = d_scores.new_zeros(*rows.shape[:2], size, length + size - 1)
+        # Off the diagonals it stays zero, from one block to the next.
         _diagonals(products, length).copy_(d_scores[:, :, begin:end])
         flat = products.flatten(1, 2)
         reach = _reach(table, begin, end, length)

@@ -44,11 +44,13 @@ def patch(model: Model, *, position_query_bypass: bool = False, unpad: bool = Tr
                 swapped = DisentangledAttention(child, position_query_bypass=position_query_bypass)
                 setattr(module, name, swapped)
                 found += 1
-            elif type(child) is nn.Dropout:
-                setattr(module, name, FastDropout(child.p).train(child.training))
             elif isinstance(child, DisentangledAttention):
                 child.position_query_bypass = position_query_bypass
                 found += 1
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Dropout:
+                setattr(module, name, FastDropout(child.p).train(child.training))
     config = getattr(model, "config", None)
     if not found:
         kind = getattr(config, "model_type", type(model).__name__)
