@@ -31,7 +31,7 @@ from transformers import (
 from adalora import deberta
 from adalora.errors import UserError
 
-__all__ = ["load_classifier", "load_config", "load_tokenizer"]
+__all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer"]
 
 logger = logging.getLogger(__name__)
 NANO = "nano"
@@ -123,12 +123,7 @@ def load_classifier(
         token=token,
         trust_remote_code=trust_remote_code,
     )
-    if labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "regression" if is_regression else "single_label_classification"
-    if task_name is not None:
-        config.finetuning_task = task_name
+    describe_task(config, labels=labels, is_regression=is_regression, task_name=task_name)
     if cls_dropout is not None:
         _set_cls_dropout(config, cls_dropout)
     with _told_in_a_sentence(name), _quiet():
@@ -155,6 +150,29 @@ def load_classifier(
             "leave it out."
         )
     return model
+
+
+def describe_task(
+    config: PreTrainedConfig,
+    *,
+    labels: Sequence[str] | None,
+    is_regression: bool,
+    task_name: str | None = None,
+) -> None:
+    """Write into ``config`` what the outputs of a classifier mean.
+
+    Args:
+        config: for as many outputs as there are ``labels``; changed in place.
+        labels: their names, in the order of the class indices; None leaves what is there.
+        is_regression: the output is a number, trained on squared error.
+        task_name: noted as ``finetuning_task``.
+    """
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "regression" if is_regression else "single_label_classification"
+    if task_name is not None:
+        config.finetuning_task = task_name
 
 
 def load_tokenizer(
