@@ -89,6 +89,7 @@ def load_classifier(
     position_query_bypass: bool = False,
     unpad: bool = True,
     trust_remote_code: bool = False,
+    head_follows: bool = False,
 ) -> PreTrainedModel:
     """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
 
@@ -107,6 +108,7 @@ def load_classifier(
         position_query_bypass: DeBERTaV3 only, see ``adalora.deberta.patch``.
         unpad: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
+        head_follows: the caller fills the head, so that one of another shape is not told.
 
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
@@ -139,7 +141,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_base(model, report, name)
+    _check_base(model, report, name, head_follows)
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
@@ -351,7 +353,9 @@ def _quiet() -> Iterator[None]:
         transformers.utils.logging.set_verbosity(before)
 
 
-def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
+def _check_base(
+    model: PreTrainedModel, report: dict[str, Any], name: str, head_follows: bool
+) -> None:
     """Refuse a base with weights missing or of another shape; say when a head starts anew."""
     prefix = f"{model.base_model_prefix}."
     pooler = f"{prefix}pooler."
@@ -367,7 +371,7 @@ def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> No
             f"shape; the first is {wrong[0]}. It is not a {model.config.model_type} checkpoint of "
             "this configuration."
         )
-    if mismatched:
+    if mismatched and not head_follows:
         logger.warning(
             "%s was fine-tuned for another number of labels; its classifier starts anew.", name
         )

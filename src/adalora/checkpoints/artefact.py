@@ -276,6 +276,7 @@ def _load_base(name: str, description: Description, moved_to: str | None = None)
         cls_dropout=description.cls_dropout,
         dtype=description.torch_dtype,
         position_query_bypass=description.position_query_bypass,
+        head_follows=True,
     )
     _check_type(str(model.config.model_type), description, "The artefact", name)
     return model

@@ -74,8 +74,7 @@ def _what(d: Description) -> str:
         lines += [f"A {kind}: {base}, fine-tuned whole."]
     else:
         lines += [
-            f"A {kind}: small trained parts for {base}, which is not in this folder and did not "
-            "change.",
+            f"A {kind}: the trained parts for {base}, which is not in this folder.",
             f"The base's fingerprint is `{d.base_fingerprint}`; another base is refused.",
         ]
     if d.labels is not None:
@@ -94,7 +93,7 @@ def _how(d: Description) -> str:
         total = d.lora.init_rank * len(d.lora.targets)
         rows["triplets kept"] = f"{sum(d.rank_pattern.values())} of {total}"
     rows["longest input"] = f"{d.max_seq_length} tokens"
-    rows |= d.training
+    rows |= {name: value for name, value in d.training.items() if value is not None}
     if d.lineage:
         rows["started from"] = d.lineage[0].path
     rows |= {f"{name} version": number for name, number in d.versions.items()}
@@ -111,7 +110,7 @@ def _how_good(scores: list[tuple[str, str, float]], d: Description) -> str:
     if not scores:
         return "## Scores\n\nNot evaluated when this was written.\n"
     table = "\n".join(f"| {split} | {name} | {value:.4f} |" for split, name, value in scores)
-    note = "Measured by the run that trained it, on the sets that it was selected with, if any was."
+    note = "Measured on validation data by the run that trained it."
     if (d.task or "").startswith("mini-"):
         note += " The miniature tasks are made by a generator; they say nothing about GLUE."
     return f"## Scores\n\n| set | metric | value |\n|---|---|---|\n{table}\n\n{note}\n"

@@ -138,7 +138,10 @@ def publish(aside: Path, folder: Path, files: Sequence[str]) -> None:
     Raises:
         UserError: if a file cannot be replaced.
     """
+    # As any new file is made here: the safetensors library makes its own readable to nobody else.
+    mode = (aside / MANIFEST).stat().st_mode
     for name in (*files, MANIFEST):
+        (aside / name).chmod(mode)
         with (aside / name).open("rb") as file:
             os.fsync(file.fileno())
     try:

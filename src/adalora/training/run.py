@@ -211,11 +211,11 @@ class Run:
         settings = {
             "steps": self.trainer.state.global_step,
             "examples": len(self.splits["train"]) if "train" in self.splits else 0,
-            "batch size": training.train_batch_size
+            "batch_size": training.train_batch_size
             * training.gradient_accumulation_steps
             * training.world_size,
-            "learning rate": training.learning_rate,
-            "weight decay": training.weight_decay,
+            "learning_rate": training.learning_rate,
+            "weight_decay": training.weight_decay,
             "seed": training.seed,
         }
         if self.adaptation is not None:
