@@ -1,4 +1,4 @@
-"""Whatever an artefact's folder holds, loading says what is wrong; whatever fails, nothing is lost."""
+"""Whatever a folder holds, loading says what is wrong; whatever fails, nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -498,7 +499,9 @@ def test_a_run_does_not_start_from_adapters_of_another_base(tiny, run, tmp_path,
     fresh = build(tiny, tmp_path / "again")
     fresh.bert.encoder.layer[0].output.dense.bias.data += 1
     before = {name: p.detach().clone() for name, p in fresh.named_parameters()}
-    with pytest.raises(UserError, match="trained on another base.*sha256:.*this model has sha256:"):
+    with pytest.raises(
+        UserError, match=r"trained on another base.*sha256:.*this model has sha256:"
+    ):
         load_lora(fresh, run)
     assert all(torch.equal(p, before[name]) for name, p in fresh.named_parameters())
     # Of another number type they cannot be compared, and may well be the same.

@@ -35,22 +35,29 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def mnli(
-    tmp_path_factory: pytest.TempPathFactory, project_root: Path, environment: dict[str, str]
-) -> Path:
+def train(project_root: Path, environment: dict[str, str]) -> Callable[..., Path]:
+    """Runs the example program for a dozen steps: ``train(folder, *flags)``."""
+
+    def run(root: Path, *flags: str) -> Path:
+        program = project_root / "examples" / "text-classification" / "run_glue.py"
+        done = subprocess.run(
+            [sys.executable, str(program), *FLAGS, "--root_output_dir", str(root), *flags],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=project_root,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return root
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnli(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Path]) -> Path:
     """The folder of a finished AdaLoRA run on pairs with three labels."""
-    root: Path = tmp_path_factory.mktemp("runs") / "mnli"
-    program = project_root / "examples" / "text-classification" / "run_glue.py"
-    done = subprocess.run(
-        [sys.executable, str(program), *FLAGS, "--root_output_dir", str(root)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=project_root,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root
+    return train(tmp_path_factory.mktemp("runs") / "mnli")
 
 
 Make = Callable[..., Path]

@@ -187,3 +187,14 @@ def test_what_is_nothing_of_ours_is_refused(command, tmp_path):
     (broken / "trainer_state.json").write_text("{}")
     (broken / "trainable.safetensors").write_bytes(b"PK\x03\x04")
     assert "pickle file" in command("info", broken, expect=2)
+
+
+def test_a_run_that_starts_from_an_artefact_says_so(mnli, train, command, tmp_path):
+    root = train(tmp_path / "more", "--lora_path", str(mnli), "--max_steps", "7")
+    facts = json.loads(command("info", root, "--json"))
+    first = json.loads(command("info", mnli, "--json"))
+    (origin,) = facts["lineage"]
+    assert origin["path"] == str((mnli / "model").resolve())
+    assert (origin["task"], origin["created"]) == (first["task"], first["created"])
+    assert facts["base_fingerprint"] == first["base_fingerprint"]
+    assert "started from" in command("info", root)

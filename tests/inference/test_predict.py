@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import pty
 import re
 import resource
 import subprocess
@@ -302,3 +303,31 @@ def test_rows_are_answered_before_the_input_ends(make, environment):
     assert seen.count(b"\n") == 3  # the header and the first window, while the input is still open
     rest, _ = process.communicate()
     assert (seen + rest).count(b"\n") == 4
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(make, environment, tmp_path):
+    file = tmp_path / "in.txt"
+    file.write_text("the dog ran\n" * 40)
+    command = [sys.executable, "-m", "adalora", "predict", str(make()), str(file)]
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**environment, "TERM": "xterm", "COLUMNS": "80"},
+    )
+    os.close(terminal)
+    out, _ = process.communicate(timeout=120)
+    shown = b""
+    try:
+        while part := os.read(master, 4096):
+            shown += part
+    except OSError:  # how Linux ends a terminal
+        pass
+    os.close(master)
+    assert b"Predicting" in shown
+    assert b"40 rows" in shown
+    assert out.count(b"\n") == 41
+    quiet = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert quiet.stderr == b""
+    assert quiet.stdout == out

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +17,14 @@ import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
+from adalora.checkpoints.checks import (
+    check_inside,
+    check_kind,
+    check_one_of,
+    check_real,
+    check_strings,
+    check_whole,
+)
 from adalora.checkpoints.files import read_json
 from adalora.checkpoints.lineage import Origin, lineage_of
 from adalora.errors import UserError
@@ -47,11 +55,11 @@ class LoRASettings:
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _one_of("lora_type", self.lora_type, ("frd", "svd"))
-        _whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
-        _real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
-        _real("lora_dropout", self.lora_dropout, 0, 1)
-        _strings("targets", self.targets)
+        check_one_of("lora_type", self.lora_type, ("frd", "svd"))
+        check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
+        check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
+        check_real("lora_dropout", self.lora_dropout, 0, 1)
+        check_strings("targets", self.targets)
 
 
 @dataclass(frozen=True)
@@ -99,48 +107,48 @@ class Description:
 
     def __post_init__(self) -> None:
         for name in ("base_model", "model_type", "method"):
-            _kind(name, getattr(self, name), str)
+            check_kind(name, getattr(self, name), str)
         for name in ("revision", "task", "adapter_type", "base_fingerprint", "created"):
             if getattr(self, name) is not None:
-                _kind(name, getattr(self, name), str)
+                check_kind(name, getattr(self, name), str)
         for name in ("training", "rank_pattern", "metrics", "files", "checksums", "versions"):
-            _kind(name, getattr(self, name), dict)
+            check_kind(name, getattr(self, name), dict)
         for name in ("is_regression", "position_query_bypass"):
-            _kind(name, getattr(self, name), bool)
-        _strings("trained", self.trained)
+            check_kind(name, getattr(self, name), bool)
+        check_strings("trained", self.trained)
         for method in self.trained:
-            _one_of("trained", method, METHODS)
-        _one_of("dtype", self.dtype, _DTYPES)
+            check_one_of("trained", method, METHODS)
+        check_one_of("dtype", self.dtype, _DTYPES)
         self._check_task()
         self._check_adapters()
         for file, size in self.files.items():
-            _inside(file)
-            _whole(f"the size of {file}", size, 0, 2**63)
+            check_inside(file)
+            check_whole(f"the size of {file}", size, 0, 2**63)
         for file, checksum in self.checksums.items():
             if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
                 raise UserError(f"the checksum of {file} is {checksum!r}, which is no SHA-256")
 
     def _check_task(self) -> None:
-        _whole("num_labels", self.num_labels, 0, _MOST_LABELS)
+        check_whole("num_labels", self.num_labels, 0, _MOST_LABELS)
         if self.labels is not None:
-            _strings("labels", self.labels)
+            check_strings("labels", self.labels)
             if len(self.labels) != self.num_labels:
                 raise UserError(f"{len(self.labels)} labels do not name {self.num_labels} outputs")
         if self.text_columns is not None:
-            _strings("text_columns", self.text_columns)
-            _whole("the number of text_columns", len(self.text_columns), 1, 2)
+            check_strings("text_columns", self.text_columns)
+            check_whole("the number of text_columns", len(self.text_columns), 1, 2)
         if self.max_seq_length is not None:
-            _whole("max_seq_length", self.max_seq_length, 1, _MOST_TOKENS)
+            check_whole("max_seq_length", self.max_seq_length, 1, _MOST_TOKENS)
         if self.cls_dropout is not None:
-            _real("cls_dropout", self.cls_dropout, 0, 1)
+            check_real("cls_dropout", self.cls_dropout, 0, 1)
 
     def _check_adapters(self) -> None:
         if self.adapter_type is not None:
-            _one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
-            _whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
+            check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
+            check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
         most = self.lora.init_rank if self.lora is not None else 0
         for key, rank in self.rank_pattern.items():
-            _whole(f"the rank of {key}", rank, 0, most)
+            check_whole(f"the rank of {key}", rank, 0, most)
 
     @classmethod
     def of(
@@ -298,47 +306,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
-
-
-# ---- checks of single values; each raises a UserError that names the field ----
-
-
-def _kind(name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise UserError(f"{name} is {value!r}, and must be {_KINDS[kind]}")
-
-
-_KINDS = {str: "a text", dict: "an object", bool: "true or false"}
-
-
-def _one_of(name: str, value: Any, known: Collection[str]) -> None:
-    if value not in known:
-        raise UserError(f"{name} {value!r} is unknown; it is one of {', '.join(known)}")
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise UserError(f"{name} is {value!r}, and must be a whole number from {least} to {most}")
-
-
-def _real(name: str, value: Any, least: float, most: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
-        raise UserError(f"{name} is {value!r}, and must be a number from {least:g} to {most:g}")
-
-
-def _strings(name: str, value: Any) -> None:
-    if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
-        raise UserError(f"{name} is {value!r}, and must be a list of texts")
-    if len(set(value)) != len(value):
-        raise UserError(f"{name} names something twice: {', '.join(value)}")
-
-
-def _inside(file: Any) -> None:
-    """Refuse the name of a file that is not plainly inside the folder.
-
-    Links are followed: the hub's cache is made of them.
-    """
-    path = PurePosixPath(str(file))
-    if path.is_absolute() or {"..", "."} & set(str(file).split("/")) or re.search(r"[\\:\0]", file):
-        raise UserError(f"it names the file {file!r}, which is outside its folder")

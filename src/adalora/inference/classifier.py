@@ -18,11 +18,20 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from adalora.checkpoints import Artefact, Description, find_artefact, load_artefact
 from adalora.errors import UserError
-from adalora.glue.tasks import resolve_task
+from adalora.glue.tasks import Task, resolve_task
 from adalora.inference.merging import merge_adapters
 from adalora.pretrained import load_tokenizer
 
-__all__ = ["Answer", "Classifier", "Input", "Prediction", "default_device", "load", "text_columns"]
+__all__ = [
+    "Answer",
+    "Classifier",
+    "Input",
+    "Prediction",
+    "default_device",
+    "known_task",
+    "load",
+    "text_columns",
+]
 
 Input = str | tuple[str, str]
 
@@ -269,11 +278,19 @@ def text_columns(description: Description) -> tuple[str, ...] | None:
     """The one or two columns that the model was trained on; None if nobody noted it."""
     if description.text_columns is not None:
         return description.text_columns
-    if description.task is None:
+    task = known_task(description)
+    if task is None:
         return None
-    task = resolve_task(description.task)[0]
     keys = (task.sentence1_key, task.sentence2_key)
     return tuple(key for key in keys if key is not None)
+
+
+def known_task(description: Description) -> Task | None:
+    """The GLUE task that the model was trained on; None for any other."""
+    try:
+        return None if description.task is None else resolve_task(description.task)[0]
+    except UserError:  # an artefact from elsewhere may name what it likes
+        return None
 
 
 def default_device() -> str:

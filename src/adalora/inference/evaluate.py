@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from adalora.checkpoints import Description
 from adalora.errors import UserError
-from adalora.glue import DataSource, compute_glue_metrics, files, load_data, resolve_task
+from adalora.glue import DataSource, compute_glue_metrics, files, load_data
 from adalora.glue.load import class_indices
-from adalora.inference.classifier import Classifier, text_columns
+from adalora.inference.classifier import Classifier, known_task, text_columns
 from adalora.inference.rows import Columns, choose_columns
 
 __all__ = ["EvaluationSet", "evaluate", "evaluation_sets"]
@@ -121,8 +121,11 @@ def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float
         guesses, loss = logits[:, 0], F.mse_loss(logits[:, 0], references.float())
     else:
         guesses, loss = logits.argmax(dim=-1), F.cross_entropy(logits, references)
-    task = None if described.task is None else resolve_task(described.task)[0].name
+    task = known_task(described)
     metrics = compute_glue_metrics(
-        task, guesses.numpy(), references.numpy(), is_regression=described.is_regression
+        None if task is None else task.name,
+        guesses.numpy(),
+        references.numpy(),
+        is_regression=described.is_regression,
     )
     return {"loss": float(loss), **metrics, "samples": len(examples.texts)}
