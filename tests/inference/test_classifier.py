@@ -239,6 +239,15 @@ def test_the_base_is_in_memory_once(folders):
     assert added < 0.5 * only_base  # six adapters and heads, and not once more the base
 
 
+def test_a_tokenizer_of_the_same_files_is_in_memory_once(folders):
+    classifier = adalora.load(folders["lora"], device="cpu", name="lora")
+    tokenizer = classifier.tokenizer
+    for name, shared in (("frd", True), ("mnli", False)):  # the run cut its texts to 48 tokens
+        classifier.add(folders[name], name)
+        with classifier.using(name):
+            assert (classifier.tokenizer is tokenizer) == shared
+
+
 def test_adding_does_not_change_the_one_in_use(folders):
     classifier = adalora.load(folders["lora"], device="cpu", name="lora")
     before = {n: p.detach().clone() for n, p in classifier.model.named_parameters()}

@@ -217,15 +217,16 @@ def load_artefact(
     device: str | torch.device = "cpu",
     *,
     base_model: str | None = None,
-    base: BaseEncoder | None = None,
+    beside: Artefact | None = None,
 ) -> Artefact:
     """Rebuild the model that ``save_artefact`` wrote.
 
     Args:
         folder: holds the artefact, or is the root of a run.
-        device: where the model goes; not used with ``base``.
+        device: where the model goes; not used with ``beside``.
         base_model: hub name or folder of the base, if it is elsewhere than it was.
-        base: the encoder of an artefact loaded before; the new model shares its tensors.
+        beside: an artefact loaded before; the new model shares the tensors of its base, and its
+            tokenizer if that is the same.
 
     Raises:
         UserError: if the artefact is absent, incomplete or damaged, or the base is another one.
@@ -234,8 +235,9 @@ def load_artefact(
     description = read_description(source)
     check_files(source, description)
     check_outputs(source, description)
+    base = None
     if "full" in description.trained:
-        if base is not None:
+        if beside is not None:
             raise UserError(
                 f"The model in {source} was fine-tuned whole, so it cannot share a base with "
                 "others; load it by itself."
@@ -244,23 +246,34 @@ def load_artefact(
         check_whole(model, source)
     else:
         tensors = read_adapter(source, description)
-        if base is None:
+        if beside is None or beside.base is None:
             model = _load_base(base_model or description.base_model, description, base_model)
             nn.Module.to(model, device)
             base = BaseEncoder.of(model)
         else:
+            base = beside.base
             _check_type(str(base.config.model_type), description, source, "the base in memory")
             model = base.classifier(description)
         where = base_model or description.base_model
         check_base(base, description, tensors, source=source, where=where)
         restore(model, tensors, description, source=source)
         record_origins(model, *origins_of(source, description))
+    own = _tokenizer_files(description)
     tokenizer = None
-    if any("tokenizer" in name for name in description.files):
+    if own and beside is not None and own == _tokenizer_files(beside.description):
+        tokenizer = beside.tokenizer
+    elif own:
         tokenizer = load_tokenizer(str(source))
     model.eval()
     nn.Module.to(model, device if base is None else model.device)
     return Artefact(model=model, tokenizer=tokenizer, description=description, base=base)
+
+
+def _tokenizer_files(description: Description) -> dict[str, str | None]:
+    """Name -> checksum of the tokenizer's files."""
+    return {
+        name: description.checksums.get(name) for name in description.files if "tokenizer" in name
+    }
 
 
 def _load_base(name: str, description: Description, moved_to: str | None = None) -> PreTrainedModel:
