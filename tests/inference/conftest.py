@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -65,8 +66,12 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Writes an artefact over ``nano`` whose trained parameters are random: ``make("bitfit")``."""
+    """Writes an artefact over ``nano`` whose trained parameters are random: ``make("bitfit")``.
 
+    The same arguments give the same folder; no test changes it.
+    """
+
+    @functools.cache
     def build(
         method: str = "lora",
         *,
