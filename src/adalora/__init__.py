@@ -2,10 +2,25 @@
 
 Importing this package loads nothing heavy; each room (``adalora.adapters``, ``adalora.glue``,
 ``adalora.training``, ...) is imported when it is used. The algorithm itself lives in ``loralib``.
+``adalora.load`` opens what a run has left.
 """
 
 from __future__ import annotations
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adalora.inference import load
+
+__all__ = ["__version__", "load"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, as ``load`` needs torch and transformers."""
+    if name == "load":
+        from adalora.inference import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

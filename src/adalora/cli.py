@@ -18,6 +18,9 @@ __all__ = ["COMMANDS", "main"]
 #: Command -> what it does; its module in ``adalora.commands`` has the same name.
 COMMANDS = {
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
+    "predict": "labels and probabilities for the texts of a file or of the standard input",
+    "eval": "the metrics of a trained model on the validation sets of its task",
+    "info": "what a run, an artefact or a training checkpoint is",
 }
 
 

@@ -31,7 +31,7 @@ from transformers import (
 from adalora import deberta
 from adalora.errors import UserError
 
-__all__ = ["load_classifier", "load_config", "load_tokenizer"]
+__all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer"]
 
 logger = logging.getLogger(__name__)
 NANO = "nano"
@@ -89,6 +89,7 @@ def load_classifier(
     position_query_bypass: bool = False,
     unpad: bool = True,
     trust_remote_code: bool = False,
+    head_follows: bool = False,
 ) -> PreTrainedModel:
     """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
 
@@ -107,6 +108,7 @@ def load_classifier(
         position_query_bypass: DeBERTaV3 only, see ``adalora.deberta.patch``.
         unpad: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
+        head_follows: the caller fills the head, so that one of another shape is not told.
 
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
@@ -123,12 +125,7 @@ def load_classifier(
         token=token,
         trust_remote_code=trust_remote_code,
     )
-    if labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "regression" if is_regression else "single_label_classification"
-    if task_name is not None:
-        config.finetuning_task = task_name
+    describe_task(config, labels=labels, is_regression=is_regression, task_name=task_name)
     if cls_dropout is not None:
         _set_cls_dropout(config, cls_dropout)
     with _told_in_a_sentence(name), _quiet():
@@ -144,7 +141,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_base(model, report, name)
+    _check_base(model, report, name, head_follows)
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
@@ -155,6 +152,29 @@ def load_classifier(
             "leave it out."
         )
     return model
+
+
+def describe_task(
+    config: PreTrainedConfig,
+    *,
+    labels: Sequence[str] | None,
+    is_regression: bool,
+    task_name: str | None = None,
+) -> None:
+    """Write into ``config`` what the outputs of a classifier mean.
+
+    Args:
+        config: for as many outputs as there are ``labels``; changed in place.
+        labels: their names, in the order of the class indices; None leaves what is there.
+        is_regression: the output is a number, trained on squared error.
+        task_name: noted as ``finetuning_task``.
+    """
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "regression" if is_regression else "single_label_classification"
+    if task_name is not None:
+        config.finetuning_task = task_name
 
 
 def load_tokenizer(
@@ -333,7 +353,9 @@ def _quiet() -> Iterator[None]:
         transformers.utils.logging.set_verbosity(before)
 
 
-def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
+def _check_base(
+    model: PreTrainedModel, report: dict[str, Any], name: str, head_follows: bool
+) -> None:
     """Refuse a base with weights missing or of another shape; say when a head starts anew."""
     prefix = f"{model.base_model_prefix}."
     pooler = f"{prefix}pooler."
@@ -349,7 +371,7 @@ def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> No
             f"shape; the first is {wrong[0]}. It is not a {model.config.model_type} checkpoint of "
             "this configuration."
         )
-    if mismatched:
+    if mismatched and not head_follows:
         logger.warning(
             "%s was fine-tuned for another number of labels; its classifier starts anew.", name
         )

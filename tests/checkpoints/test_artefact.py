@@ -195,6 +195,7 @@ def test_other_files_in_the_folder_stay(trained, tmp_path):
     save(tmp_path / "run", model, base, overwrite=True)
     assert checkpoint.read_text() == "{}"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "README.md",
         "adalora.json",
         "adapter.safetensors",
         "checkpoint-10",
@@ -297,6 +298,7 @@ def test_a_shallower_base_is_refused_by_its_module_paths(trained, tiny, tmp_path
     other.deberta.encoder.layer = other.deberta.encoder.layer[:1]
     other.config.num_hidden_layers = 1
     other.save_pretrained(tmp_path / "other")
+    edit(tmp_path / "run", base_fingerprint=None)  # as artefacts of before the fingerprint
     with pytest.raises(UserError, match=r"has no module deberta\.encoder\.layer\.1"):
         load_artefact(tmp_path / "run", base_model=str(tmp_path / "other"))
 

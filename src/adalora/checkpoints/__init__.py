@@ -6,13 +6,17 @@
 """
 
 from adalora.checkpoints.artefact import Artefact, load_artefact, save_artefact
+from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import Description, read_description
+from adalora.checkpoints.folder import find_artefact
 from adalora.checkpoints.start import load_bottleneck, load_lora
 from adalora.checkpoints.trainable import load_trainable, save_trainable, trainable_state
 
 __all__ = [
     "Artefact",
+    "BaseEncoder",
     "Description",
+    "find_artefact",
     "load_artefact",
     "load_bottleneck",
     "load_lora",

@@ -5,14 +5,14 @@ that were kept, so a matrix of rank 0 leaves nothing. ``head.safetensors`` is po
 Full fine-tuning leaves ``config.json`` and ``model.safetensors`` instead. The folder may hold other
 files (the Trainer keeps its checkpoints there), so it is never replaced as a whole: each file is
 written aside and renamed, and ``adalora.json`` names them all. Without it there is no artefact.
+``README.md``, the model card, is for people and is not among the files that are checked.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,38 +21,51 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import loralib
-from adalora.adapters import add_bottleneck, freeze_base
-from adalora.adapters.bottleneck import AdapterType
-from adalora.adapters.freeze import Method
 from adalora.adapters.head import is_head
-from adalora.adapters.lora import LORA_LAYERS, replace_module
-from adalora.checkpoints.description import (
-    MANIFEST,
-    Description,
-    LoRASettings,
-    read_description,
+from adalora.checkpoints.base import BaseEncoder
+from adalora.checkpoints.card import CARD_FILE, is_ours, model_card
+from adalora.checkpoints.description import MANIFEST, Description, read_description
+from adalora.checkpoints.files import listed, write_json, write_tensors
+from adalora.checkpoints.folder import check_files, find_artefact, prepared, publish, sole_writer
+from adalora.checkpoints.lineage import Origin, file_checksum, record_origins
+from adalora.checkpoints.rebuild import (
+    ADAPTER_FILE,
+    HEAD_FILE,
+    MODEL_FILE,
+    check_base,
+    check_outputs,
+    check_whole,
+    read_adapter,
+    restore,
 )
-from adalora.checkpoints.files import listed, read_tensors, write_json, write_tensors
-from adalora.checkpoints.trainable import copy_exactly
 from adalora.errors import UserError
 from adalora.pretrained import load_classifier, load_tokenizer
 
-__all__ = ["ADAPTER_FILE", "HEAD_FILE", "MODEL_FILE", "Artefact", "load_artefact", "save_artefact"]
+__all__ = [
+    "ADAPTER_FILE",
+    "HEAD_FILE",
+    "MODEL_FILE",
+    "Artefact",
+    "load_artefact",
+    "origins_of",
+    "save_artefact",
+]
 
-ADAPTER_FILE = "adapter.safetensors"
-HEAD_FILE = "head.safetensors"
-MODEL_FILE = "model.safetensors"
 # What an artefact of another method would leave behind.
 _OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json")
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A model ready to use, in evaluation mode, with its tokenizer and its description."""
+    """A model ready to use, in evaluation mode, with its tokenizer and its description.
+
+    ``base`` is the encoder that further artefacts can be put on; None after full fine-tuning.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     description: Description
+    base: BaseEncoder | None = None
 
 
 def save_artefact(
@@ -83,41 +96,72 @@ def save_artefact(
         The description as written, with the ranks that were saved.
 
     Raises:
-        UserError: if there is an artefact already and ``overwrite`` is False, a parameter holds
-            NaN or infinity, or the pattern names a matrix that the model does not have.
+        UserError: if there is an artefact already (or files of its names) and ``overwrite`` is
+            False, a parameter holds NaN or infinity, the pattern names a matrix that the model
+            does not have, the folder cannot be written, or another process is writing there. What
+            was there is as it was then.
     """
     target = Path(folder)
     if (target / MANIFEST).exists() and not overwrite:
         raise UserError(f"{target} already holds an artefact; pass overwrite=True to replace it.")
     tensors, ranks = _collect(model, description, dict(rank_pattern or {}))
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".artefact-", dir=target) as name:
-        aside = Path(name)
+    fingerprint = None
+    if "full" not in description.trained:
+        fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
+    with sole_writer(target), prepared(target) as aside:
         for file, content in tensors.items():
             write_tensors(aside / file, content)
         if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
+            _save_tokenizer(tokenizer, aside)
         if MODEL_FILE in tensors:
             cast(PreTrainedModel, model).config.save_pretrained(aside)
         written = {
-            path.relative_to(aside).as_posix(): path.stat().st_size
+            path.relative_to(aside).as_posix(): path
             for path in sorted(aside.rglob("*"))
             if path.is_file()
         }
         complete = replace(
-            description, rank_pattern=ranks, metrics=dict(metrics or {}), files=written
+            description,
+            rank_pattern=ranks,
+            metrics=dict(metrics or {}),
+            base_fingerprint=fingerprint,
+            files={name: path.stat().st_size for name, path in written.items()},
+            checksums={name: file_checksum(path) for name, path in written.items()},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_json(aside / MANIFEST, complete.as_json())
-        # From here until the manifest is in its place, the folder holds no artefact.
-        replaced = (target / MANIFEST).exists()
-        (target / MANIFEST).unlink(missing_ok=True)
-        if replaced:
-            for path in set(_OWN_FILES) - set(written):
-                (target / path).unlink(missing_ok=True)
-        for path in (*written, MANIFEST):
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside / path, target / path)
+        names = list(written)
+        if not (target / CARD_FILE).exists() or is_ours(target / CARD_FILE):
+            (aside / CARD_FILE).write_text(model_card(complete), encoding="utf-8")
+            names.append(CARD_FILE)
+        _make_way(target, written, overwrite)
+        publish(aside, target, names)
     return complete
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # the tokenizers library has no class of its own for failed writes
+        raise OSError(f"the tokenizer could not be saved: {error}") from error
+
+
+def _make_way(target: Path, written: Mapping[str, Path], overwrite: bool) -> None:
+    """Refuse to replace files that are no part of an artefact; remove what would be left of one."""
+    if (target / MANIFEST).exists():
+        if not overwrite:
+            raise UserError(f"{target} has become an artefact meanwhile; choose another folder.")
+        for name in set(_OWN_FILES) - set(written):
+            (target / name).unlink(missing_ok=True)
+        return
+    present = [name for name in written if (target / name).exists()]
+    if present and not overwrite:
+        raise UserError(
+            f"{target} holds {listed(present)} already; choose another folder, or pass "
+            "overwrite=True to replace them."
+        )
 
 
 def _collect(
@@ -169,109 +213,103 @@ def _kept_triplets(layer: loralib.SVDLinear, rank: int) -> Tensor:
 
 
 def load_artefact(
-    folder: str | Path, device: str | torch.device = "cpu", *, base_model: str | None = None
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    base_model: str | None = None,
+    beside: Artefact | None = None,
 ) -> Artefact:
     """Rebuild the model that ``save_artefact`` wrote.
 
     Args:
-        folder: holds the artefact.
-        device: where the model goes.
+        folder: holds the artefact, or is the root of a run.
+        device: where the model goes; not used with ``beside``.
         base_model: hub name or folder of the base, if it is elsewhere than it was.
+        beside: an artefact loaded before; the new model shares the tensors of its base, and its
+            tokenizer if that is the same.
 
     Raises:
         UserError: if the artefact is absent, incomplete or damaged, or the base is another one.
     """
-    source = Path(folder)
+    source = find_artefact(folder)
     description = read_description(source)
-    _check_files(source, description)
+    check_files(source, description)
+    check_outputs(source, description)
+    base = None
+    if "full" in description.trained:
+        if beside is not None:
+            raise UserError(
+                f"The model in {source} was fine-tuned whole, so it cannot share a base with "
+                "others; load it by itself."
+            )
+        model = _load_base(str(source), description)
+        check_whole(model, source)
+    else:
+        tensors = read_adapter(source, description)
+        if beside is None or beside.base is None:
+            model = _load_base(base_model or description.base_model, description, base_model)
+            nn.Module.to(model, device)
+            base = BaseEncoder.of(model)
+        else:
+            base = beside.base
+            _check_type(str(base.config.model_type), description, source, "the base in memory")
+            model = base.classifier(description)
+        where = base_model or description.base_model
+        check_base(base, description, tensors, source=source, where=where)
+        restore(model, tensors, description, source=source)
+        record_origins(model, *origins_of(source, description))
+    own = _tokenizer_files(description)
+    tokenizer = None
+    if own and beside is not None and own == _tokenizer_files(beside.description):
+        tokenizer = beside.tokenizer
+    elif own:
+        tokenizer = load_tokenizer(str(source))
+    model.eval()
+    nn.Module.to(model, device if base is None else model.device)
+    return Artefact(model=model, tokenizer=tokenizer, description=description, base=base)
+
+
+def _tokenizer_files(description: Description) -> dict[str, str | None]:
+    """Name -> checksum of the tokenizer's files."""
+    return {
+        name: description.checksums.get(name) for name in description.files if "tokenizer" in name
+    }
+
+
+def _load_base(name: str, description: Description, moved_to: str | None = None) -> PreTrainedModel:
+    """The base (or whole) model ``name`` with a head for the outputs described."""
     whole = "full" in description.trained
     model = load_classifier(
-        str(source) if whole else base_model or description.base_model,
+        name,
         num_labels=description.num_labels,
         labels=description.labels,
         is_regression=description.is_regression,
         task_name=description.task,
-        revision="main" if whole or base_model else description.revision or "main",
+        revision="main" if whole or moved_to else description.revision or "main",
         cls_dropout=description.cls_dropout,
         dtype=description.torch_dtype,
         position_query_bypass=description.position_query_bypass,
+        head_follows=True,
     )
-    found = str(model.config.model_type)
+    _check_type(str(model.config.model_type), description, "The artefact", name)
+    return model
+
+
+def _check_type(found: str, description: Description, source: object, name: str) -> None:
     if found != description.model_type:
         raise UserError(
-            f"{source} was trained on a {description.model_type} model, and "
-            f"{base_model or description.base_model} is a {found} model."
+            f"{source} was trained on a {description.model_type} model, and {name} is a {found} "
+            "model."
         )
-    if not whole:
-        _restore(model, source, description)
-    tokenizer = None
-    if any("tokenizer" in name for name in description.files):
-        tokenizer = load_tokenizer(str(source))
-    model.eval()
-    nn.Module.to(model, device)
-    return Artefact(model=model, tokenizer=tokenizer, description=description)
 
 
-def _check_files(source: Path, description: Description) -> None:
-    for name, size in description.files.items():
-        path = source / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            state = "missing" if found is None else f"{found} bytes long instead of {size}"
-            raise UserError(
-                f"The artefact in {source} is damaged: {name} is {state}. Copy it again, or train "
-                "again."
-            )
-
-
-def _restore(model: PreTrainedModel, source: Path, description: Description) -> None:
-    """Put the adapters on the base and fill them and the head."""
-    tensors = read_tensors(source / ADAPTER_FILE) | read_tensors(source / HEAD_FILE)
-    if description.lora is not None:
-        _rebuild_lora(model, description.lora, description.rank_pattern)
-    if description.adapter_type is not None:
-        add_bottleneck(
-            model,
-            adapter_type=cast(AdapterType, description.adapter_type),
-            adapter_size=description.adapter_size or 0,
-        )
-    available = [m for m in description.trained if m != "lora" or _has_lora(model)]
-    if available:
-        freeze_base(model, train=cast("list[Method]", available))
-    else:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(is_head(model, name))
-    parameters = {
-        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
-    }
-    copy_exactly(tensors, parameters, source=str(source))
-
-
-def _has_lora(model: nn.Module) -> bool:
-    return any(isinstance(module, loralib.LoRALayer) for module in model.modules())
-
-
-def _rebuild_lora(
-    model: nn.Module, settings: LoRASettings, rank_pattern: Mapping[str, int]
-) -> None:
-    """LoRA layers of the ranks kept, with the scale of the initial rank; none where it is 0."""
-    layer_class = LORA_LAYERS[settings.lora_type]
-    for path in settings.targets:
-        try:
-            linear = model.get_submodule(path)
-        except AttributeError as error:
-            raise UserError(f"The base model has no module {path}; it is another one.") from error
-        if not isinstance(linear, nn.Linear):
-            raise UserError(f"{path} of the base model is no linear layer; it is another one.")
-        rank = rank_pattern.get(f"{path}.lora_E", settings.init_rank)
-        if rank == 0:
-            continue
-        layer = layer_class.from_linear(
-            linear, r=rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
-        )
-        if isinstance(layer, loralib.SVDLinear):
-            # The original's scale divides by the initial rank, also after pruning.
-            layer.ranknum.data.fill_(settings.init_rank)
-            if settings.lora_alpha <= 0:
-                layer.scaling = float(settings.init_rank)
-        replace_module(model, path, layer)
+def origins_of(folder: Path, description: Description) -> tuple[Origin, ...]:
+    """The lineage of what starts from the artefact in ``folder``: itself, and what it came from."""
+    itself = Origin(
+        path=str(folder.resolve()),
+        sha256=file_checksum(folder / ADAPTER_FILE),
+        method=description.method,
+        task=description.task,
+        created=description.created,
+    )
+    return (itself, *description.lineage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -13,9 +15,18 @@ from torch import nn
 
 import loralib
 from adalora.adapters.bottleneck import Bottleneck
-from adalora.adapters.freeze import adapter_names
+from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
+from adalora.checkpoints.checks import (
+    check_inside,
+    check_kind,
+    check_one_of,
+    check_real,
+    check_strings,
+    check_whole,
+)
 from adalora.checkpoints.files import read_json
+from adalora.checkpoints.lineage import Origin, lineage_of
 from adalora.errors import UserError
 
 __all__ = ["FORMAT_VERSION", "MANIFEST", "Description", "LoRASettings", "read_description"]
@@ -27,6 +38,10 @@ _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 }
+# Far beyond any real model: a larger number in a file is damage, or meant to exhaust the memory.
+_MOST_LABELS = 1_000_000
+_MOST_TOKENS = 10_000_000
+_LARGEST_RANK = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,14 +54,27 @@ class LoRASettings:
     lora_dropout: float
     targets: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        check_one_of("lora_type", self.lora_type, ("frd", "svd"))
+        check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
+        check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
+        check_real("lora_dropout", self.lora_dropout, 0, 1)
+        check_strings("targets", self.targets)
+
 
 @dataclass(frozen=True)
 class Description:
     """The facts beside the tensors.
 
     ``method`` is a word for people; ``trained`` names the parts that trained (``lora``,
-    ``bottleneck``, ``bitfit``, ``full``). ``rank_pattern`` (``<module>.lora_E`` -> triplets),
-    ``metrics``, ``files`` and ``versions`` are filled in by ``save_artefact``.
+    ``bottleneck``, ``bitfit``, ``full``). ``text_columns`` are the one or two columns of the
+    training data that hold texts, ``training`` the settings of the run that are worth telling, and
+    ``lineage`` the artefacts or files that it started from, the nearest first. ``rank_pattern``
+    (``<module>.lora_E`` -> triplets), ``metrics``, ``base_fingerprint``, ``files`` (name ->
+    bytes), ``checksums`` (name -> SHA-256) and ``created`` are filled in by ``save_artefact``.
+
+    Raises:
+        UserError: if a value is of another type or out of any sensible range.
     """
 
     base_model: str
@@ -58,6 +86,7 @@ class Description:
     labels: tuple[str, ...] | None = None
     task: str | None = None
     is_regression: bool = False
+    text_columns: tuple[str, ...] | None = None
     max_seq_length: int | None = None
     position_query_bypass: bool = False
     cls_dropout: float | None = None
@@ -65,11 +94,61 @@ class Description:
     lora: LoRASettings | None = None
     adapter_type: str | None = None
     adapter_size: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    lineage: tuple[Origin, ...] = ()
+    base_fingerprint: str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    created: str | None = None
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("base_model", "model_type", "method"):
+            check_kind(name, getattr(self, name), str)
+        for name in ("revision", "task", "adapter_type", "base_fingerprint", "created"):
+            if getattr(self, name) is not None:
+                check_kind(name, getattr(self, name), str)
+        for name in ("training", "rank_pattern", "metrics", "files", "checksums", "versions"):
+            check_kind(name, getattr(self, name), dict)
+        for name in ("is_regression", "position_query_bypass"):
+            check_kind(name, getattr(self, name), bool)
+        check_strings("trained", self.trained)
+        for method in self.trained:
+            check_one_of("trained", method, METHODS)
+        check_one_of("dtype", self.dtype, _DTYPES)
+        self._check_task()
+        self._check_adapters()
+        for file, size in self.files.items():
+            check_inside(file)
+            check_whole(f"the size of {file}", size, 0, 2**63)
+        for file, checksum in self.checksums.items():
+            if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+                raise UserError(f"the checksum of {file} is {checksum!r}, which is no SHA-256")
+
+    def _check_task(self) -> None:
+        check_whole("num_labels", self.num_labels, 0, _MOST_LABELS)
+        if self.labels is not None:
+            check_strings("labels", self.labels)
+            if len(self.labels) != self.num_labels:
+                raise UserError(f"{len(self.labels)} labels do not name {self.num_labels} outputs")
+        if self.text_columns is not None:
+            check_strings("text_columns", self.text_columns)
+            check_whole("the number of text_columns", len(self.text_columns), 1, 2)
+        if self.max_seq_length is not None:
+            check_whole("max_seq_length", self.max_seq_length, 1, _MOST_TOKENS)
+        if self.cls_dropout is not None:
+            check_real("cls_dropout", self.cls_dropout, 0, 1)
+
+    def _check_adapters(self) -> None:
+        if self.adapter_type is not None:
+            check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
+            check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
+        most = self.lora.init_rank if self.lora is not None else 0
+        for key, rank in self.rank_pattern.items():
+            check_whole(f"the rank of {key}", rank, 0, most)
 
     @classmethod
     def of(
@@ -82,9 +161,15 @@ class Description:
         task: str | None = None,
         labels: Sequence[str] | None = None,
         is_regression: bool = False,
+        text_columns: Sequence[str] | None = None,
         max_seq_length: int | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> Description:
-        """Describe ``model``: what is on it and what of it trains is read off the model."""
+        """Describe ``model``.
+
+        What is on it, what of it trains, which adapters it started from and, for a base from the
+        hub, the exact commit are read off the model.
+        """
         config: Any = getattr(model, "config", None)
         if (Path(base_model) / "config.json").is_file():
             # A folder stays findable from another working directory.
@@ -92,7 +177,7 @@ class Description:
         bottlenecks = [m for m in model.modules() if isinstance(m, Bottleneck)]
         return cls(
             base_model=base_model,
-            revision=revision,
+            revision=getattr(config, "_commit_hash", None) or revision,
             model_type=str(getattr(config, "model_type", type(model).__name__)),
             method=method,
             trained=_trained(model),
@@ -100,6 +185,7 @@ class Description:
             labels=None if labels is None else tuple(labels),
             task=task,
             is_regression=is_regression,
+            text_columns=None if text_columns is None else tuple(text_columns),
             max_seq_length=max_seq_length,
             position_query_bypass=any(
                 bool(getattr(m, "position_query_bypass", False)) for m in model.modules()
@@ -109,6 +195,8 @@ class Description:
             lora=_lora_settings(model),
             adapter_type=bottlenecks[0].adapter_type if bottlenecks else None,
             adapter_size=bottlenecks[0].adapter_A.out_features if bottlenecks else None,
+            training=dict(training or {}),
+            lineage=lineage_of(model),
             versions=_versions(),
         )
 
@@ -140,11 +228,10 @@ class Description:
             if arguments.get("lora") is not None:
                 lora = dict(arguments["lora"])
                 arguments["lora"] = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
-            arguments["trained"] = tuple(arguments["trained"])
-            if arguments.get("labels") is not None:
-                arguments["labels"] = tuple(arguments["labels"])
-            if arguments.get("dtype", "float32") not in _DTYPES:
-                raise ValueError(f"dtype {arguments['dtype']!r} is unknown")
+            for name in ("trained", "labels", "text_columns"):
+                if isinstance(arguments.get(name), list):
+                    arguments[name] = tuple(arguments[name])
+            arguments["lineage"] = tuple(Origin(**o) for o in arguments.get("lineage", ()))
             return cls(**arguments)
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{source} is not a description of an artefact: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 import loralib
 from adalora.adapters.freeze import adapter_names
 from adalora.adapters.head import is_head
-from adalora.checkpoints.artefact import ADAPTER_FILE, HEAD_FILE
+from adalora.checkpoints.artefact import origins_of
+from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import MANIFEST, Description, read_description
 from adalora.checkpoints.files import listed, read_bin, read_tensors
+from adalora.checkpoints.folder import check_files, find_artefact
+from adalora.checkpoints.lineage import Origin, file_checksum, record_origins
+from adalora.checkpoints.rebuild import check_base, read_adapter
 from adalora.errors import UserError
 
 __all__ = ["load_bottleneck", "load_lora"]
@@ -42,17 +47,21 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
 
     Args:
         model: with LoRA layers on it (``add_lora``).
-        path: an artefact's folder, a ``.safetensors`` file, or a ``.bin`` of the original.
+        path: an artefact's folder (or a run's), a ``.safetensors`` file, or a ``.bin`` of the
+            original.
 
     Returns:
-        Names of the parameters that were filled.
+        Names of the parameters that were filled. Where they came from is noted on the model, for
+        the lineage of what it becomes.
 
     Raises:
-        UserError: if the file cannot be read, holds no LoRA parameters, or they are missing, too
-            many or too large for the model. The model is unchanged then.
+        UserError: if the file cannot be read, holds no LoRA parameters, they are missing, too
+            many or too large for the model, hold NaN, or were trained on another base. The model
+            is unchanged then.
     """
     source = Path(path)
-    description, tensors = _read(source, wanted="lora")
+    stored_as = _read(source, wanted="lora")
+    description, tensors = stored_as.description, stored_as.tensors
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -69,6 +78,7 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
         name: _fit(name, layers[name], factors, description, source)
         for name, factors in stored.items()
     }
+    _check_same_base(model, stored_as, source)
     filled: list[str] = []
     with torch.no_grad():
         for name, layer in layers.items():
@@ -79,6 +89,7 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
                 rows, columns = tensor.shape
                 parameter[:rows, :columns].copy_(tensor)
                 filled.append(f"{name}.{factor}")
+    record_origins(model, *stored_as.origins)
     return filled + _load_head(model, tensors, source)
 
 
@@ -98,7 +109,8 @@ def load_bottleneck(model: nn.Module, path: str | Path) -> list[str]:
             model is unchanged then.
     """
     source = Path(path)
-    _, tensors = _read(source, wanted="bottleneck")
+    stored_as = _read(source, wanted="bottleneck")
+    tensors = stored_as.tensors
     names = adapter_names(model, "bottleneck")
     if not names:
         raise UserError(
@@ -121,33 +133,74 @@ def load_bottleneck(model: nn.Module, path: str | Path) -> list[str]:
     ]
     if wrong:
         raise UserError(f"{source} holds adapters of another shape: {listed(wrong)}.")
+    _check_same_base(model, stored_as, source)
     with torch.no_grad():
         for name in names:
             parameters[name].copy_(stored[name])
+    record_origins(model, *stored_as.origins)
     return names + _load_head(model, tensors, source)
 
 
-def _read(source: Path, *, wanted: str) -> tuple[Description | None, dict[str, Tensor]]:
-    """Description (of an artefact) and all tensors of ``source``."""
-    if source.is_dir():
-        if (source / MANIFEST).is_file():
-            description = read_description(source)
-            if wanted not in description.trained:
-                raise UserError(
-                    f"The artefact in {source} holds no {wanted} adapters: it was trained by "
-                    f"{description.method}."
-                )
-            tensors = read_tensors(source / ADAPTER_FILE) | read_tensors(source / HEAD_FILE)
-            return description, tensors
-        if wanted == "bottleneck" and (source / _ADAPTER_BIN).is_file():
-            head = source / _HEAD_BIN
-            found = read_bin(source / _ADAPTER_BIN) | (read_bin(head) if head.is_file() else {})
-            return None, _without_wrapper(found)
-        expected = MANIFEST if wanted == "lora" else f"{MANIFEST} or {_ADAPTER_BIN}"
-        raise UserError(f"The folder {source} holds no {expected}; name a file or an artefact.")
-    if source.suffix == ".safetensors":
-        return None, _without_wrapper(read_tensors(source))
-    return None, _without_wrapper(read_bin(source))
+class _Stored(NamedTuple):
+    """What was read: the description (of an artefact alone), all tensors, and their lineage."""
+
+    description: Description | None
+    tensors: dict[str, Tensor]
+    origins: tuple[Origin, ...]
+
+
+def _read(source: Path, *, wanted: str) -> _Stored:
+    if not source.is_dir():
+        read = read_tensors if source.suffix == ".safetensors" else read_bin
+        return _of_files(read(source), source)
+    if (source / MANIFEST).is_file() or (source / "model" / MANIFEST).is_file():
+        folder = find_artefact(source)
+        description = read_description(folder)
+        if wanted not in description.trained:
+            raise UserError(
+                f"The artefact in {source} holds no {wanted} adapters: it was trained by "
+                f"{description.method}."
+            )
+        check_files(folder, description)
+        return _Stored(
+            description, read_adapter(folder, description), origins_of(folder, description)
+        )
+    if wanted == "bottleneck" and (source / _ADAPTER_BIN).is_file():
+        head = source / _HEAD_BIN
+        found = read_bin(source / _ADAPTER_BIN) | (read_bin(head) if head.is_file() else {})
+        return _of_files(found, source / _ADAPTER_BIN)
+    expected = MANIFEST if wanted == "lora" else f"{MANIFEST} or {_ADAPTER_BIN}"
+    raise UserError(f"The folder {source} holds no {expected}; name a file or an artefact.")
+
+
+def _of_files(tensors: dict[str, Tensor], file: Path) -> _Stored:
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if bad:
+        raise UserError(f"{file} holds NaN or infinity in {listed(bad)}; start from another.")
+    origin = Origin(path=str(file.resolve()), sha256=file_checksum(file))
+    return _Stored(None, _without_wrapper(tensors), (origin,))
+
+
+def _check_same_base(model: nn.Module, stored: _Stored, source: Path) -> None:
+    """Refuse adapters of another base; one of another number type cannot be compared."""
+    if stored.description is None or stored.description.base_fingerprint is None:
+        return
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if dtype != stored.description.dtype:
+        _LOGGER.warning(
+            "%s was trained on a base in %s and this one is in %s, so whether their weights are "
+            "the same was not checked.",
+            source,
+            stored.description.dtype,
+            dtype,
+        )
+        return
+    base = BaseEncoder.of(model)
+    check_base(base, stored.description, stored.tensors, source=source, where="this model")
 
 
 def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from adalora.glue.metrics import compute_glue_metrics, main_metric_of
 from adalora.glue.tasks import MINI_PREFIX, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
 
-__all__ = ["DataSource", "TaskData", "load_data"]
+__all__ = ["DataSource", "TaskData", "class_indices", "load_data"]
 
 HUB_NAME = "nyu-mll/glue"
 
@@ -254,7 +254,7 @@ def _from_files(source: DataSource, task: Task | None) -> TaskData:
             if column is not None
         }
         content["label"] = (
-            _indices(raw[name], names, given[name]) if name in raw else [-1] * len(frame)
+            class_indices(raw[name], names, given[name]) if name in raw else [-1] * len(frame)
         )
         content["idx"] = list(range(len(frame)))
         splits[name] = Dataset.from_dict(content, features=Features(features))
@@ -290,7 +290,12 @@ def _label_names(
     return names
 
 
-def _indices(values: list[Any], names: tuple[str, ...] | None, path: Path) -> list[Any]:
+def class_indices(values: list[Any], names: tuple[str, ...] | None, path: Path) -> list[Any]:
+    """Labels as class indices, or as float where ``names`` is None.
+
+    Raises:
+        UserError: if a label is none of ``names``, or no number.
+    """
     if names is None:
         unusable = [value for value in values if isinstance(value, str)]
         if unusable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -181,25 +181,46 @@ class Run:
 
     def save(self) -> None:
         """Write the artefact to ``model/``."""
-        arguments = self.arguments
+        arguments, data = self.arguments, self.data
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        columns = (data.sentence1_key, data.sentence2_key)
         save_artefact(
             Path(str(arguments.training.output_dir)),
-            self.trainer.accelerator.unwrap_model(self.trainer.model),
+            model,
             tokenizer=self.tokenizer,
             description=Description.of(
-                self.trainer.accelerator.unwrap_model(self.trainer.model),
+                model,
                 base_model=arguments.model.model_name_or_path,
                 revision=arguments.model.model_revision,
                 method=arguments.method.name,
                 task=arguments.data.task_name,
-                labels=self.data.labels,
-                is_regression=self.data.is_regression,
+                labels=data.labels,
+                is_regression=data.is_regression,
+                text_columns=[column for column in columns if column is not None],
                 max_seq_length=arguments.data.max_seq_length,
+                training=self._settings(),
             ),
             rank_pattern=self.rank_pattern,
             metrics=self.metrics,
             overwrite=True,
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """What of the run's settings its artefact tells."""
+        training = self.arguments.training
+        settings = {
+            "steps": self.trainer.state.global_step,
+            "examples": len(self.splits["train"]) if "train" in self.splits else 0,
+            "batch_size": training.train_batch_size
+            * training.gradient_accumulation_steps
+            * training.world_size,
+            "learning_rate": training.learning_rate,
+            "weight_decay": training.weight_decay,
+            "seed": training.seed,
+        }
+        if self.adaptation is not None:
+            settings |= asdict(self.adaptation.settings)
+        return settings
 
     def evaluate(self) -> None:
         """Evaluate on every validation set of the task and write ``eval_results_<task>.json``."""

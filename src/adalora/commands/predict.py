@@ -1,0 +1,165 @@
+"""``adalora predict RUN [FILE]``: labels and probabilities for texts, as a stream."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from adalora.commands.flags import CommandParser, add_loading_flags, positive
+from adalora.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from adalora.inference.rows import Row
+
+__all__ = ["main"]
+
+EXAMPLES = """  adalora predict output/rte pairs.csv --output labels.tsv
+  echo "A text to classify." | adalora predict output/sst2
+  adalora predict output/mine reviews.jsonl --column review --format jsonl | head"""
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "predict",
+        "Predict labels and probabilities for the texts of a file or of the standard input.",
+        EXAMPLES,
+    )
+    parser.add_argument("run", help="a run's folder (its --root_output_dir), or an artefact")
+    parser.add_argument("file", nargs="?", default="-", help="default: the standard input")
+    parser.add_argument(
+        "--input_format",
+        choices=("lines", "csv", "tsv", "jsonl", "json", "parquet"),
+        help="default: by FILE's ending, and plain lines otherwise (of pairs: a tab between them)",
+    )
+    parser.add_argument("--column", help="the column of the (first) text; default: training's")
+    parser.add_argument("--pair_column", help="the column of the second text of pairs")
+    parser.add_argument(
+        "--no_quotes",
+        action="store_true",
+        help="quotes in CSV and TSV are characters, as in GLUE's own files",
+    )
+    parser.add_argument("--output", "-o", type=Path, help="default: the standard output")
+    parser.add_argument(
+        "--format", choices=("tsv", "csv", "jsonl"), help="default: by --output's ending, or tsv"
+    )
+    parser.add_argument("--with_texts", action="store_true", help="repeat the texts in the output")
+    parser.add_argument("--force", action="store_true", help="replace --output if it exists")
+    parser.add_argument(
+        "--window",
+        type=positive,
+        default=512,
+        help="rows that are read, sorted by length and answered at a time (default: 512)",
+    )
+    add_loading_flags(parser)
+    return parser
+
+
+def main(flags: Sequence[str]) -> int:
+    """Predict; a reader that stops reading (``| head``) ends it quietly."""
+    arguments = _parser().parse_args(flags)
+    if arguments.output is not None:
+        from adalora.inference.output import check_target
+
+        check_target(arguments.output, force=arguments.force)
+    if arguments.file == "-":
+        if sys.stdin.isatty():
+            print("Reading the terminal; Ctrl-D ends it.", file=sys.stderr)
+        return _main(arguments, sys.stdin.buffer, "the standard input")
+    try:
+        with open(arguments.file, "rb") as stream:
+            return _main(arguments, stream, arguments.file)
+    except OSError as error:
+        if error.filename != arguments.file:
+            raise
+        raise UserError(f"{arguments.file} cannot be read: {error.strerror}.") from error
+
+
+def _main(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> int:
+    try:
+        _predict(arguments, stream, place)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
+    import transformers
+
+    from adalora.checkpoints import find_artefact, read_description
+    from adalora.inference import load
+    from adalora.inference.classifier import text_columns
+    from adalora.inference.output import opened, writer
+    from adalora.inference.rows import Columns, format_of, read_rows
+
+    described = read_description(find_artefact(arguments.run))
+    known = text_columns(described) or ()
+    asked = tuple(c for c in (arguments.column, arguments.pair_column) if c is not None)
+    if arguments.pair_column is not None and arguments.column is None:
+        raise UserError("--pair_column names the second text; name the first with --column.")
+    if asked and known and len(asked) != len(known):
+        raise UserError(
+            f"This model takes {len(known)} texts ({', '.join(known)}), and --column and "
+            f"--pair_column name {len(asked)}."
+        )
+    form = arguments.input_format or format_of(arguments.file)
+    if form in ("json", "parquet") and arguments.file == "-":
+        raise UserError(f"--input_format {form} needs a file, as it cannot be read as a stream.")
+    rows = read_rows(
+        stream,
+        place=place,
+        form=form,
+        columns=Columns(asked, known, count=len(asked) or len(known) or 1),
+        quotes=not arguments.no_quotes,
+    )
+    # A mistake in the first row shows before the model is loaded.
+    first = list(itertools.islice(rows, 1))
+    transformers.utils.logging.disable_progress_bar()
+    classifier = load(
+        arguments.run,
+        device=arguments.device,
+        merged=arguments.merged,
+        batch_size=arguments.batch_size,
+        base_model=arguments.base_model,
+    )
+    suffix = "" if arguments.output is None else arguments.output.suffix.lower()[1:]
+    shown = arguments.format or (suffix if suffix in ("csv", "jsonl") else "tsv")
+    names = (asked or known or ("text",)) if arguments.with_texts else ()
+    size = os.fstat(stream.fileno()).st_size if arguments.file != "-" else None
+    with opened(arguments.output, force=arguments.force) as out, _progress() as progress:
+        write = writer(out, shown, classifier.labels, names)
+        bar = progress.add_task("Predicting", total=size, rows=0)
+        done = 0
+        for window in _windows(itertools.chain(first, rows), arguments.window):
+            texts = [row.texts if len(row.texts) == 2 else row.texts[0] for row in window]
+            write(window, classifier(texts))
+            done += len(window)
+            at = stream.tell() if size is not None else None
+            progress.update(bar, completed=at, rows=done)
+
+
+def _windows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while window := list(itertools.islice(rows, size)):
+        yield window
+
+
+def _progress() -> Progress:
+    """A bar on the terminal, on the standard error stream; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]} rows"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )

@@ -1,0 +1,131 @@
+"""The metrics of a trained classifier, on the validation sets of its task or on the user's file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from adalora.checkpoints import Description
+from adalora.errors import UserError
+from adalora.glue import DataSource, compute_glue_metrics, files, load_data
+from adalora.glue.load import class_indices
+from adalora.inference.classifier import Classifier, known_task, text_columns
+from adalora.inference.rows import Columns, choose_columns
+
+__all__ = ["EvaluationSet", "evaluate", "evaluation_sets"]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Texts [n] (or pairs) and what is right: class indices [n], or numbers for regression."""
+
+    texts: list[Any]
+    references: list[Any]
+
+    def first(self, most: int | None) -> EvaluationSet:
+        """The first ``most`` examples; all if None."""
+        return EvaluationSet(self.texts[:most], self.references[:most])
+
+
+def evaluation_sets(
+    described: Description,
+    *,
+    task_name: str | None = None,
+    data_dir: str | None = None,
+    validation_file: str | None = None,
+    column: str | None = None,
+    pair_column: str | None = None,
+) -> dict[str, EvaluationSet]:
+    """The sets to evaluate on, by name.
+
+    Args:
+        described: of the classifier; its labels count, in its order.
+        task_name: of the data; None for the task that it was trained on.
+        data_dir: folder of the official GLUE files.
+        validation_file: the user's own, with a column ``label``; instead of the task's.
+        column: of its (first) text; None for the one of training.
+        pair_column: of its second text.
+
+    Raises:
+        UserError: if there are none, a file is wrong, or its labels are not the classifier's.
+    """
+    if validation_file is not None:
+        asked = tuple(name for name in (column, pair_column) if name is not None)
+        return {"validation": _of_file(described, Path(validation_file).expanduser(), asked)}
+    name = task_name or described.task
+    if name is None:
+        raise UserError(
+            "This model was trained on your own data; name a file to evaluate it on with "
+            "--validation_file, or a task with --task_name."
+        )
+    data = load_data(DataSource(task_name=name, data_dir=data_dir, need=("validation",)))
+    order = _order(data.labels, described, name)
+    sets = {}
+    for split in data.validation_splits:
+        rows = data.splits[split]
+        references = list(rows["label"])
+        if order is not None:
+            references = [order[index] for index in references]
+        texts = list(rows[data.sentence1_key])
+        if data.sentence2_key is not None:
+            texts = list(zip(texts, rows[data.sentence2_key], strict=True))
+        sets[split] = EvaluationSet(texts, references)
+    return sets
+
+
+def _order(
+    labels: tuple[str, ...] | None, described: Description, name: str
+) -> dict[int, int] | None:
+    """Class index in the data -> in the classifier; None for regression."""
+    if (labels is None) != described.is_regression:
+        kinds = "classes" if described.is_regression is False else "numbers"
+        raise UserError(f"This model answers with {kinds}, and {name} has the other kind.")
+    if labels is None:
+        return None
+    own = described.labels or labels
+    if set(own) != set(labels):
+        raise UserError(
+            f"The labels of {name} ({', '.join(labels)}) are not this model's ({', '.join(own)})."
+        )
+    return {index: own.index(label) for index, label in enumerate(labels)}
+
+
+def _of_file(described: Description, path: Path, asked: tuple[str, ...]) -> EvaluationSet:
+    frame = files.read_file(path)
+    known = text_columns(described) or ()
+    wanted = Columns(asked, known, count=len(asked) or len(known) or 1)
+    columns = choose_columns(list(frame.columns), wanted, str(path))
+    texts: list[Any] = files.texts(frame, columns[0], path)
+    if len(columns) == 2:
+        texts = list(zip(texts, files.texts(frame, columns[1], path), strict=True))
+    labels = None
+    if not described.is_regression:
+        labels = described.labels or tuple(map(str, range(described.num_labels)))
+    return EvaluationSet(texts, class_indices(files.labels(frame, path), labels, path))
+
+
+def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float]:
+    """Task loss and metrics (``compute_glue_metrics``), and the number of examples.
+
+    Raises:
+        UserError: if there are no examples.
+    """
+    described = classifier.description
+    logits = classifier.logits(examples.texts)
+    references = torch.tensor(examples.references)
+    if described.is_regression:
+        guesses, loss = logits[:, 0], F.mse_loss(logits[:, 0], references.float())
+    else:
+        guesses, loss = logits.argmax(dim=-1), F.cross_entropy(logits, references)
+    task = known_task(described)
+    metrics = compute_glue_metrics(
+        None if task is None else task.name,
+        guesses.numpy(),
+        references.numpy(),
+        is_regression=described.is_regression,
+    )
+    return {"loss": float(loss), **metrics, "samples": len(examples.texts)}
