@@ -19,11 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adalora.errors import exit_with_message
+from adalora.flags_help import show_help
 from adalora.loralib_check import require_our_loralib
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, build, train, evaluate, predict, summarise."""
+    if show_help(sys.argv[1:] if argv is None else argv):
+        return
     require_our_loralib()
     from adalora import training as at
     from adalora.glue import load_data
@@ -41,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tokenizer = at.build_tokenizer(arguments.model)
     model = at.build_model(arguments, data)
-    splits = at.tokenise(data, tokenizer, arguments.data)
+    with training.main_process_first(desc="tokenising"):
+        splits = at.tokenise(data, tokenizer, arguments.data)
     writer = at.summary_writer(training)
     adaptation = at.build_adaptation(model, arguments.method, writer=writer)
     trainer = at.AdaLoraTrainer(

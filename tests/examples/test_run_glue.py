@@ -270,6 +270,31 @@ def test_the_other_methods_train_through_the_same_program(
     assert set(read(root / "eval_results_mini-stsb.json")) >= {"eval_pearson", "eval_spearmanr"}
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--bf16", "--base_dtype", "bfloat16"),
+        ("--torch_compile", "--torch_compile_backend", "aot_eager", "--max_seq_length", "16"),
+        ("--group_by_length",),
+        ("--no_unpad", "--pad_to_max_length"),
+    ],
+)
+def test_ways_to_compute_leave_the_allocation_whole(
+    run_program: Start, small: tuple[str, ...], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    root = tmp_path / "run"
+    run_program(
+        *small,
+        *("--task_name", "mini-rte", "--do_train", "--do_eval", "--root_output_dir", str(root)),
+        *flags,
+    )
+    assert sum(read(root / "rank_pattern.json").values()) == 36
+    stored = load_file(root / "model" / "adapter.safetensors")
+    # Adapters stay in float32 whatever the base and the products are in.
+    assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.float32"}
+    assert 0 < read(root / "train_results.json")["train_loss"] < 2
+
+
 # --- commands that people have in their history ---------------------------------------------------
 
 

@@ -9,6 +9,10 @@ __all__ = ["main"]
 
 def main(flags: Sequence[str]) -> int:
     """Print the plan; 1 if something is wrong with its schedule."""
+    from adalora.flags_help import show_help
+
+    if show_help(flags, program="adalora plan"):
+        return 0
     from rich.console import Console
 
     from adalora.loralib_check import require_our_loralib

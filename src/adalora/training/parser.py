@@ -55,6 +55,13 @@ class RunArguments(NamedTuple):
     training: AdaLoraTrainingArguments
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter):
+    """The same text on every terminal: it is kept in a file (``adalora.flags_help``)."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"The command line was not understood: {message}.")
@@ -68,7 +75,7 @@ def build_parser(program: str | None = None) -> HfArgumentParser:
         prog=program,
         description="Fine-tune a pretrained encoder on GLUE or on your own data.",
         epilog=EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         # A shortened flag would change its meaning with the next flag that begins alike.
         allow_abbrev=False,
     )

@@ -1,11 +1,19 @@
-"""From texts to tokens: what the model is fed."""
+"""From texts to tokens: what the model is fed.
+
+The tokens are kept in the data sets library's cache folder (``HF_DATASETS_CACHE``), in files named
+after a digest of the texts, the tokenizer and the settings, so that a second start finds them.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
+import datasets
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adalora.glue import TaskData
@@ -48,6 +56,7 @@ def tokenise(
             truncation=True,
         )
 
+    settings = (keys, length, arguments.pad_to_max_length, _contents(tokenizer))
     tokenised = {}
     for name, split in data.splits.items():
         limit = limits.get(name)
@@ -62,9 +71,33 @@ def tokenise(
             batched=True,
             remove_columns=drop,
             load_from_cache_file=not arguments.overwrite_cache,
+            cache_file_name=_cache_file(split, (*settings, drop)),
             desc=f"Tokenising {name}",
         )
     return tokenised
+
+
+def _contents(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """All that decides the tokens of a text; None for a tokenizer that cannot tell."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    # What the last call padded and cut to is no part of it.
+    parts = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    return json.dumps([type(tokenizer).__name__, tokenizer.padding_side, parts])
+
+
+def _cache_file(split: Dataset, settings: tuple[Any, ...]) -> str | None:
+    """Where the tokens of ``split`` are kept; None if they cannot be."""
+    if None in settings:
+        return None
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "adalora-tokens"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    # A data set made from values in memory is fingerprinted by its content.
+    return str(folder / f"{Hasher.hash([split._fingerprint, *settings])}.arrow")
 
 
 def build_collator(
