@@ -1,4 +1,4 @@
-"""Measure and tell: ``python -m benchmarks [step tasks allocator memory] --output results.json``.
+"""Measure and tell: ``python -m benchmarks [QUESTION ...] --output results.json``.
 
 Ratios are taken in one run, alternating, medians of several. Nothing else should run meanwhile.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import allocator, memory, step, tasks
+from benchmarks import allocator, growth, memory, step, tasks
 from benchmarks.timing import machine
 
-QUESTIONS = ("step", "tasks", "allocator", "memory")
+QUESTIONS = ("step", "tasks", "allocator", "memory", "growth")
 
 
 def main() -> int:
@@ -38,32 +39,31 @@ def main() -> int:
         parser.error(f"there is no question {unknown[0]!r}; they are {', '.join(QUESTIONS)}")
     if "tasks" in asked and not (arguments.data_dir and arguments.tokenizer):
         parser.error("`tasks` needs --data_dir (official GLUE files) and --tokenizer")
-    results: dict[str, Any] = {"machine": machine()}
-    layers, rounds = arguments.layers, arguments.rounds
-    if "step" in asked:
-        results["step"] = step.measure(
-            layers=layers,
-            tokens=arguments.tokens,
-            rounds=rounds,
-            precisions=arguments.precision,
-        )
-    if "tasks" in asked:
-        results["tasks"] = tasks.measure(
+    layers, rounds, precisions = arguments.layers, arguments.rounds, tuple(arguments.precision)
+    measurements: dict[str, Callable[[], dict[str, Any]]] = {
+        "step": lambda: step.measure(
+            layers=layers, tokens=arguments.tokens, rounds=rounds, precisions=precisions
+        ),
+        "tasks": lambda: tasks.measure(
             layers=layers,
             rounds=rounds,
             data_dir=arguments.data_dir,
             tokenizer=arguments.tokenizer,
-            precisions=tuple(arguments.precision),
-        )
-    if "allocator" in asked:
-        results["allocator"] = allocator.measure(rounds=rounds)
-    if "memory" in asked:
-        results["memory"] = memory.measure(layers=layers)
+            precisions=precisions,
+        ),
+        "allocator": lambda: allocator.measure(rounds=rounds),
+        "memory": lambda: memory.measure(layers=layers),
+        "growth": lambda: growth.measure(rounds=rounds),
+    }
+    results: dict[str, Any] = {"machine": machine()}
     console = Console()
-    for question, result in results.items():
-        console.print(_table(question, result))
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    for question in ("machine", *asked):
+        if question != "machine":
+            results[question] = measurements[question]()
+        console.print(_table(question, results[question]))
+        if arguments.output is not None:
+            text = json.dumps(results, indent=2) + "\n"
+            arguments.output.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -18,7 +18,7 @@ from adalora.adapters import add_lora, freeze_base
 from adalora.deberta import patch
 from adalora.training import AdaLora, AdaLoraSettings
 
-__all__ = ["CONTENDERS", "Step", "batch_of", "cast_base", "make_model"]
+__all__ = ["CONTENDERS", "Step", "adalora_step", "batch_of", "cast_base", "make_model"]
 
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 PEFT_TARGETS = [
@@ -29,7 +29,7 @@ PEFT_TARGETS = [
     "intermediate.dense",
     "output.dense",
 ]
-RANK, TARGET_RANK, ALPHA = 8, 4, 16
+RANK, ALPHA = 8, 16
 TOTAL_STEPS = 100_000
 VOCABULARY = 2000
 
@@ -107,13 +107,13 @@ def cast_base(step: Step) -> None:
             parameter.data = parameter.data.bfloat16()
 
 
-def _ours(layers: int) -> Step:
-    """AdaLoRA, pruning at every step."""
+def adalora_step(layers: int, rank: int = RANK) -> Step:
+    """Our AdaLoRA, pruning at every step to half the rank."""
     model = patch(make_model(layers))
-    add_lora(model, lora_type="svd", targets=TARGETS, init_rank=RANK, lora_alpha=ALPHA)
+    add_lora(model, lora_type="svd", targets=TARGETS, init_rank=rank, lora_alpha=ALPHA)
     freeze_base(model, train=["lora"])
     settings = AdaLoraSettings(
-        target_rank=TARGET_RANK, init_warmup=10, final_warmup=10, mask_interval=1
+        target_rank=rank // 2, init_warmup=10, final_warmup=10, mask_interval=1
     )
     adaptation = AdaLora(model, settings)
     adaptation.begin(TOTAL_STEPS)
@@ -144,7 +144,7 @@ def _peft_adalora(layers: int) -> Step:
     config = AdaLoraConfig(
         task_type="SEQ_CLS",
         init_r=RANK,
-        target_r=TARGET_RANK,
+        target_r=RANK // 2,
         tinit=10,
         tfinal=10,
         deltaT=1,
@@ -170,7 +170,7 @@ def _peft_lora(layers: int) -> Step:
 
 
 CONTENDERS: dict[str, Callable[[int], Step]] = {
-    "ours": _ours,
+    "ours": adalora_step,
     "ours, LoRA": _ours_lora,
     "ours, frozen": _frozen,
     "PEFT AdaLoRA": _peft_adalora,

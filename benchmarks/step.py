@@ -14,9 +14,7 @@ from benchmarks.timing import alternate
 LENGTHS = (64, 128, 256, 512)
 
 
-def measure(
-    *, layers: int, tokens: int, rounds: int, precisions: Sequence[str]
-) -> dict[str, Any]:
+def measure(*, layers: int, tokens: int, rounds: int, precisions: Sequence[str]) -> dict[str, Any]:
     """Seconds per step of every contender, and ratios to ours.
 
     In bfloat16 all compute by autocast; ours also holds the frozen weights in it, as

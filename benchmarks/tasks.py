@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
-from functools import partial
+from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from adalora.glue import DataSource, load_data
-from benchmarks.contenders import CONTENDERS, batch_of, cast_base
+from benchmarks.contenders import CONTENDERS, Step, batch_of, cast_base
 from benchmarks.timing import alternate
 
 #: Task -> (split, --max_seq_length of its script).
@@ -42,6 +43,12 @@ def lengths_of(task: str, data_dir: Path, tokenizer: Any, *, count: int) -> list
     ]
 
 
+def _in_turn(step: Step, batches: list[list[int]], padded_to: int | None) -> Callable[[], None]:
+    """A call that takes one step, on another batch each time."""
+    turn = cycle(batches)
+    return lambda: step(batch_of(next(turn), padded_to=padded_to))
+
+
 def measure(
     *, layers: int, rounds: int, data_dir: Path, tokenizer: str, precisions: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -56,16 +63,17 @@ def measure(
             cast_base(ours)
         rows: dict[Any, dict[str, Any]] = {}
         for task, (_, longest) in TASKS.items():
-            lengths = lengths_of(task, data_dir, encoder, count=BATCH)
+            lengths = lengths_of(task, data_dir, encoder, count=BATCH * rounds)
+            batches = [lengths[i : i + BATCH] for i in range(0, len(lengths), BATCH)]
             seconds = alternate(
                 {
-                    "ours": partial(ours, batch_of(lengths)),
-                    "PEFT AdaLoRA": partial(peer, batch_of(lengths, padded_to=longest)),
+                    "ours": _in_turn(ours, batches, None),
+                    "PEFT AdaLoRA": _in_turn(peer, batches, longest),
                 },
                 rounds=rounds,
             )
             rows[task] = {
-                "tokens": sum(lengths),
+                "tokens": sum(lengths) / rounds,
                 "padded": BATCH * longest,
                 "seconds": seconds,
                 "speedup": seconds["PEFT AdaLoRA"] / seconds["ours"],
