@@ -31,7 +31,7 @@ from transformers import (
 from adalora import deberta
 from adalora.errors import UserError
 
-__all__ = ["load_classifier", "load_config", "load_tokenizer"]
+__all__ = ["load_classifier", "load_config", "load_tokenizer", "longest_input"]
 
 logger = logging.getLogger(__name__)
 NANO = "nano"
@@ -108,6 +108,10 @@ def load_classifier(
         unpad: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
 
+    Returns:
+        The model; its attribute ``started_anew`` names the parameters (of the head) that the
+        checkpoint does not have, and that were drawn at random.
+
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
             classification form; if the labels are not ``num_labels`` many, or a regression has
@@ -144,7 +148,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_base(model, report, name)
+    model.started_anew = _check_base(model, report, name)
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
@@ -189,11 +193,11 @@ def load_tokenizer(
             config = AutoConfig.from_pretrained(
                 _resolve(name), cache_dir=cache_dir, revision=revision, token=token
             )
-        tokenizer.model_max_length = _longest_input(config)
+        tokenizer.model_max_length = longest_input(config)
     return tokenizer
 
 
-def _longest_input(config: PreTrainedConfig) -> int:
+def longest_input(config: PreTrainedConfig) -> int:
     """Tokens that the model has positions for; 512 where its configuration does not say."""
     positions = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type in _OFFSET_POSITIONS:
@@ -333,8 +337,11 @@ def _quiet() -> Iterator[None]:
         transformers.utils.logging.set_verbosity(before)
 
 
-def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
-    """Refuse a base with weights missing or of another shape; say when a head starts anew."""
+def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> frozenset[str]:
+    """Refuse a base with weights missing or of another shape; say when a head starts anew.
+
+    Returns the names of what starts anew.
+    """
     prefix = f"{model.base_model_prefix}."
     pooler = f"{prefix}pooler."
 
@@ -353,3 +360,4 @@ def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> No
         logger.warning(
             "%s was fine-tuned for another number of labels; its classifier starts anew.", name
         )
+    return frozenset([*report["missing_keys"], *mismatched])
