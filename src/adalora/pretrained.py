@@ -148,7 +148,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    model.started_anew = _check_base(model, report, name)
+    model.started_anew = _check_base(model, report, name)  # type: ignore[assignment]
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
