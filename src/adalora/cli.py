@@ -7,6 +7,7 @@ Each command is a module of ``adalora.commands``, imported when it is called, so
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -55,6 +56,9 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(
             f"There is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}."
         )
-    command = importlib.import_module(f"adalora.commands.{words[0].replace('-', '_')}")
+    module = words[0].replace("-", "_")
+    # A keyword cannot name a module that is imported by a statement: import_.py.
+    module += "_" * keyword.iskeyword(module)
+    command = importlib.import_module(f"adalora.commands.{module}")
     status: int = command.main(words[1:])
     return status

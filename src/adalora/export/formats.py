@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     #: Inputs by name -> logits [batch, labels], float32 on the CPU.
     Predict = Callable[[dict[str, Tensor]], Tensor]
 
-__all__ = ["FORMATS", "Exporter", "Format", "find_format"]
+__all__ = ["FORMATS", "Exporter", "Format", "find_format", "is_installed"]
 
 
 class Exporter(Protocol):
@@ -61,7 +61,7 @@ class Format:
         Raises:
             UserError: if a package that it needs is not installed.
         """
-        missing = [package for package in self.packages if not importlib.util.find_spec(package)]
+        missing = [package for package in self.packages if not is_installed(package)]
         if missing:
             raise UserError(
                 f"--to {name} needs {' and '.join(missing)}, not installed here: type "
@@ -99,6 +99,11 @@ FORMATS = {
         is_folder=False,
     ),
 }
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is there to be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def find_format(name: str) -> Format:
