@@ -80,8 +80,9 @@ def _form(adapter: PeftAdapter, updates: list[LowRank]) -> tuple[LoRAType, int, 
         return "frd", rank, updates[0].scale * rank
     if adapter.peft_type == "ADALORA":
         rank = max(rank, adapter.init_rank)
-    # A number above 0; whatever it is, the singular values make up for it.
-    return "svd", rank, abs(adapter.lora_alpha) or 1.0
+    # The largest scale is the common one: where all are equal, nothing is left to the values.
+    largest = max(abs(update.scale) for update in updates)
+    return "svd", rank, round(largest * (rank + 1e-5), 6) or 1.0
 
 
 def _check(model: PreTrainedModel, adapter: PeftAdapter) -> None:

@@ -47,7 +47,7 @@ class PeftAdapter:
     """What an adapter folder holds.
 
     ``updates`` by module path; ``others``: the whole parameters beside them, the head as a rule;
-    ``init_rank`` and ``lora_alpha``: AdaLoRA's, or LoRA's where no pattern says otherwise.
+    ``init_rank``: AdaLoRA's, or LoRA's where no pattern says otherwise.
     """
 
     source: Path
@@ -55,7 +55,6 @@ class PeftAdapter:
     base_model: str | None
     revision: str | None
     init_rank: int
-    lora_alpha: float
     lora_dropout: float
     updates: dict[str, LowRank]
     others: dict[str, Tensor]
@@ -86,7 +85,6 @@ def read_adapter(source: Path) -> PeftAdapter:
         base_model=config.get("base_model_name_or_path") or None,
         revision=config.get("revision") or None,
         init_rank=int(_number(config, init_rank, source)),
-        lora_alpha=_number(config, "lora_alpha", source),
         lora_dropout=_number(config, "lora_dropout", source, missing=0.0),
         updates={path: _update(path, found, config, source) for path, found in factors.items()},
         others=others,
