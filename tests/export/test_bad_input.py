@@ -9,11 +9,10 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from adalora.cli import main
 from adalora.errors import UserError
-from adalora.export import formats, lora
+from adalora.export import formats, lora, source
 from adalora.export.formats import FORMATS, find_format
 from adalora.export.run import export_run
 
@@ -63,12 +62,6 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-4])
 
 
-def poison(path):
-    tensors = load_file(path)
-    next(iter(tensors.values())).view(-1)[0] = float("nan")
-    save_file(tensors, path)
-
-
 def edit(run, **changes):
     path = run / "model" / "adalora.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -85,7 +78,6 @@ def edit(run, **changes):
         (lambda run: edit(run, base_model="./gone"), "'./gone'"),
         (lambda run: (run / "model" / "head.safetensors").unlink(), "is missing"),
         (lambda run: cut(run / "model" / "adapter.safetensors"), "damaged"),
-        (lambda run: poison(run / "model" / "adapter.safetensors"), "NaN or infinity"),
     ],
 )
 def test_a_damaged_run_is_refused_in_a_sentence(run, tmp_path, damage, message):
@@ -94,6 +86,20 @@ def test_a_damaged_run_is_refused_in_a_sentence(run, tmp_path, damage, message):
         export_run(run, to="merged", output=tmp_path / "deep" / "out")
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"run"}
+
+
+def test_a_model_with_nan_in_it_is_refused(run, tmp_path, monkeypatch):
+    honest = source.load_artefact
+
+    def poisoned(*arguments, **settings):
+        artefact = honest(*arguments, **settings)
+        artefact.model.classifier.weight.data[0, 0] = float("nan")
+        return artefact
+
+    monkeypatch.setattr(source, "load_artefact", poisoned)
+    with pytest.raises(UserError, match=r"classifier\.weight holds NaN or infinity"):
+        export_run(run, to="merged", output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(
