@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -120,6 +121,13 @@ def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(
         export_run(run, to="lora", output=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert tree(run) == before
+
+
+def test_what_float32_costs_the_run_itself_is_allowed_and_no_more(run, monkeypatch, tmp_path):
+    strict = dataclasses.replace(FORMATS["merged"], tolerance=0.0)
+    monkeypatch.setitem(FORMATS, "merged", strict)
+    done = export_run(run, to="merged", output=tmp_path / "out")
+    assert 0 < done.agreement.difference <= done.agreement.allowed < 1e-5
 
 
 def test_an_existing_target_is_replaced_only_with_force_and_only_by_a_complete_one(

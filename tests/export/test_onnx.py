@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from adalora.checkpoints import load_artefact
-from adalora.export.onnx import write
+from adalora.export import onnx
 from adalora.export.run import export_run
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra adalora[export]")
@@ -30,23 +30,26 @@ def run_graph(path, batches):
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "bypass"),
+    ("name", "method", "bypass", "files"),
     [
-        ("nano", "svd", False),
-        ("bert", "svd", False),
-        ("deberta-v2", "svd", True),  # stays unmerged in the graph
-        ("bert", "houlsby", False),  # the bottlenecks are in the graph
+        ("nano", "svd", False, ["model.onnx"]),
+        ("bert", "svd", False, ["model.onnx", "model.onnx.data"]),  # as a model beyond 2 GB
+        ("deberta-v2", "svd", True, ["model.onnx"]),  # stays unmerged in the graph
+        ("bert", "houlsby", False, ["model.onnx"]),  # the bottlenecks are in the graph
     ],
 )
 def test_onnx_runtime_gets_the_same_logits_at_five_shapes(
-    run_of, expected_of, difference, tmp_path, name, method, bypass
+    run_of, expected_of, difference, tmp_path, monkeypatch, name, method, bypass, files
 ):
+    if len(files) > 1:
+        monkeypatch.setattr(onnx, "_LARGEST_SINGLE_FILE", 0)
     run = run_of(name, method, bypass=bypass)
     batches, expected = expected_of(run)
     assert len({batch["input_ids"].shape for batch in batches}) == 5
     done = export_run(run, to="onnx", output=tmp_path / "out")
     assert difference(run_graph(tmp_path / "out" / "model.onnx", batches), expected) < 1e-4
     assert done.agreement.difference < 1e-4
+    assert sorted(path.name for path in (tmp_path / "out").glob("model*")) == files
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("a good film")["input_ids"]
@@ -65,7 +68,7 @@ def test_the_model_is_as_it_was_even_if_the_exporter_fails(run_of, tmp_path, mon
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(RuntimeError, match="the exporter fails"):
-        write(artefact, tmp_path / "out")
+        onnx.write(artefact, tmp_path / "out")
     assert seen == [(False, {True})]
     after = model.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []

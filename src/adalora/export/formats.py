@@ -43,9 +43,8 @@ class Exporter(Protocol):
 class Format:
     """One line of the table.
 
-    ``tolerance`` is the largest difference of logits allowed, absolute up to logits of 1 and
-    relative to the largest above; ``packages`` are needed beyond adalora's own, and ``extra`` of
-    adalora installs them.
+    ``tolerance`` is the difference of logits that needs no excuse (``verify.measure``);
+    ``packages`` are needed beyond adalora's own, and ``extra`` of adalora installs them.
     """
 
     summary: str

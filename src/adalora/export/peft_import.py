@@ -95,13 +95,9 @@ def import_adapter(
         )
         artefact = load_artefact(new / "model")
         batches = random_batches(artefact.model, max_length=None)
-        predict, checked_by = _peer(adapter, base, labels)
+        peer, checked_by = _peer(adapter, base, labels)
         agreement = measure(
-            [predict(batch) for batch in batches],
-            predictor(artefact.model),
-            batches,
-            tolerance=_TOLERANCE,
-            what="The imported run",
+            artefact.model, peer, batches, tolerance=_TOLERANCE, what=f"{folder} by {checked_by}"
         )
     return Import(target, artefact.description, agreement, checked_by, tokenizer is not None)
 
