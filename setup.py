@@ -64,6 +64,7 @@ setup(
     extras_require={
         "lightning": ["lightning>=2.5"],
         "peft": ["peft>=0.19"],
+        "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5.6"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],
     },

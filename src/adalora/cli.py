@@ -7,6 +7,7 @@ Each command is a module of ``adalora.commands``, imported when it is called, so
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,8 @@ __all__ = ["COMMANDS", "main"]
 
 #: Command -> what it does; its module in ``adalora.commands`` has the same name.
 COMMANDS = {
+    "export": "a trained run in another program's format: transformers, PEFT, ONNX, loralib",
+    "import": "a LoRA or AdaLoRA adapter of PEFT as a run",
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
     "predict": "labels and probabilities for the texts of a file or of the standard input",
     "eval": "the metrics of a trained model on the validation sets of its task",
@@ -56,6 +59,9 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(
             f"There is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}."
         )
-    command = importlib.import_module(f"adalora.commands.{words[0].replace('-', '_')}")
+    module = words[0].replace("-", "_")
+    # A keyword cannot name a module that is imported by a statement: import_.py.
+    module += "_" * keyword.iskeyword(module)
+    command = importlib.import_module(f"adalora.commands.{module}")
     status: int = command.main(words[1:])
     return status

@@ -31,7 +31,7 @@ from transformers import (
 from adalora import deberta
 from adalora.errors import UserError
 
-__all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer"]
+__all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer", "longest_input"]
 
 logger = logging.getLogger(__name__)
 NANO = "nano"
@@ -110,6 +110,10 @@ def load_classifier(
         trust_remote_code: run code that comes with the model.
         head_follows: the caller fills the head, so that one of another shape is not told.
 
+    Returns:
+        The model; its attribute ``started_anew`` names the parameters (of the head) that the
+        checkpoint does not have, and that were drawn at random.
+
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
             classification form; if the labels are not ``num_labels`` many, or a regression has
@@ -141,7 +145,8 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _check_base(model, report, name, head_follows)
+    started_anew = _check_base(model, report, name, head_follows)
+    model.started_anew = started_anew  # type: ignore[assignment]
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":
@@ -209,11 +214,11 @@ def load_tokenizer(
             config = AutoConfig.from_pretrained(
                 _resolve(name), cache_dir=cache_dir, revision=revision, token=token
             )
-        tokenizer.model_max_length = _longest_input(config)
+        tokenizer.model_max_length = longest_input(config)
     return tokenizer
 
 
-def _longest_input(config: PreTrainedConfig) -> int:
+def longest_input(config: PreTrainedConfig) -> int:
     """Tokens that the model has positions for; 512 where its configuration does not say."""
     positions = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type in _OFFSET_POSITIONS:
@@ -355,8 +360,11 @@ def _quiet() -> Iterator[None]:
 
 def _check_base(
     model: PreTrainedModel, report: dict[str, Any], name: str, head_follows: bool
-) -> None:
-    """Refuse a base with weights missing or of another shape; say when a head starts anew."""
+) -> frozenset[str]:
+    """Refuse a base with weights missing or of another shape; say when a head starts anew.
+
+    Returns the names of what starts anew.
+    """
     prefix = f"{model.base_model_prefix}."
     pooler = f"{prefix}pooler."
 
@@ -375,3 +383,4 @@ def _check_base(
         logger.warning(
             "%s was fine-tuned for another number of labels; its classifier starts anew.", name
         )
+    return frozenset([*report["missing_keys"], *mismatched])

@@ -1,0 +1,55 @@
+"""What is exported: the artefact of a run, loaded in full precision and looked over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from adalora.checkpoints import Artefact, load_artefact
+from adalora.checkpoints.description import MANIFEST
+from adalora.checkpoints.files import listed
+from adalora.errors import UserError
+
+__all__ = ["find_artefact", "load_source"]
+
+
+def find_artefact(run: str | Path) -> Path:
+    """The artefact's folder: ``run`` itself, or ``model/`` in the root folder of a run.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(run)
+    for folder in (path, path / "model"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name the folder of a run (its root_output_dir).")
+    raise UserError(
+        f"{path} holds no trained run: neither it nor its model/ has {MANIFEST}, which is written "
+        "last. Name the root_output_dir of a run that has finished."
+    )
+
+
+def load_source(folder: Path, *, base_model: str | None = None) -> Artefact:
+    """The artefact in ``folder``, a base of half precision widened to float32.
+
+    Rounding a merged weight to half precision would drop most of a small update, and the widened
+    base is the same numbers.
+
+    Raises:
+        UserError: as ``load_artefact``; or if a number in it is NaN or infinite.
+    """
+    artefact = load_artefact(folder, base_model=base_model)
+    model = artefact.model
+    if artefact.description.torch_dtype in (torch.float16, torch.bfloat16):
+        model = model.float()
+    broken = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"The model in {folder} cannot be exported: {listed(broken)} holds NaN or infinity. "
+            "Its training diverged or its files were changed; export an earlier run."
+        )
+    return replace(artefact, model=model)
