@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from adalora.checkpoints.nested import load_state, save_state
 from adalora.errors import UserError, exit_with_message
 from adalora.training import AdaLoraTrainer, clear_earlier_run, count_steps, prepare_folder
-from adalora.training.allocator_state import load_state, save_state
 from adalora.training.consistency import consistency_loss, mask_tokens
 
 
