@@ -94,6 +94,8 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest
         OSError: if the disk refuses; ``target`` is as it was then.
     """
     aside = staging_folder(target)
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(errno.EEXIST, "a file stands in its place", str(target))
     files = {}
     for path in sorted(aside.rglob("*")):
         if path.is_file():

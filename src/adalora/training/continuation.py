@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Continuation", "RunningMean", "best_checkpoint"]
 
+_REMEMBERED = (
+    *("random", "random_at_epoch_start"),
+    *("loss_sum", "loss_total", "last_logged_step", "penalty_sum", "penalty_count"),
+)
+
 
 @dataclass
 class RunningMean:
@@ -79,7 +84,17 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
         }
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
-        """Have the next call of ``train`` continue from ``state``; None for a new start."""
+        """Have training continue from ``state``; None for a new start.
+
+        The generators are put back at once as well: the seed of an epoch's order is taken from
+        them when the Trainer builds its data loader.
+
+        Raises:
+            KeyError: if something is missing from ``state``.
+        """
+        if state is not None:
+            state = {name: state[name] for name in _REMEMBERED}
+            set_random_state(state["random_at_epoch_start"])
         self._stored = state
 
     def restore_random_state(self) -> None:

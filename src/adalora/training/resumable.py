@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import transformers
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from safetensors import SafetensorError
@@ -25,7 +24,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from adalora.checkpoints import load_trainable, save_trainable
-from adalora.checkpoints.files import listed
+from adalora.checkpoints.files import listed, not_finite
 from adalora.checkpoints.nested import load_state, save_state, tensors_of
 from adalora.checkpoints.snapshot import (
     Manifest,
@@ -233,7 +232,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 self.args.process_index,
             )
         load_trainable(self._unwrapped, folder / TRAINABLE_FILE)
-        self.continuation.resume(process)
+        try:
+            self.continuation.resume(process)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{folder / self._process_file} does not hold what it should: {error!r}"
+            ) from error
 
     def _compare_course(self, folder: Path, manifest: Manifest) -> None:
         different = differences(manifest.settings, self._course())
@@ -335,12 +339,7 @@ def _empty(folder: Path) -> None:
 
 
 def _finite(state: dict[str, Any], source: Path) -> dict[str, Any]:
-    bad = [
-        name
-        for name, tensor in tensors_of(state)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if bad:
+    if bad := not_finite(tensors_of(state)):
         raise UserError(
             f"{source} holds NaN or infinity in {listed(bad)}: training had diverged. Choose an "
             "earlier checkpoint."
