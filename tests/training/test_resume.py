@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from adalora.errors import UserError
 from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
 
 Make = Callable[..., Any]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)
 
@@ -114,8 +116,8 @@ def test_stopped_after_any_step_a_run_ends_as_if_it_had_not_been(build: Make, va
     """
     whole = build("whole", **VARIANTS[variant])
     whole.train()
-    for step in range(1, STEPS + 1):
-        resumed = build(f"from-{step}", **VARIANTS[variant])
+    for step in range(1, STEPS + 1) if variant == "float32" else (2, 3, 6, 8, 11, 12):
+        resumed = build(f"from-{step}", **VARIANTS[variant], save_steps=STEPS)
         continue_from(resumed, folder_of(whole) / f"checkpoint-{step}")
         assert_same_end(whole, resumed)
         assert history(resumed) == history(whole)
@@ -160,6 +162,12 @@ def test_a_checkpoint_holds_no_pickle_and_no_base(build: Make) -> None:
     checkpoint = folder_of(trainer) / f"checkpoint-{STEPS}"
     names = {path.name for path in checkpoint.iterdir()}
     assert names == {"manifest.json", "trainer_state.json", *(f"{x}.safetensors" for x in FILES)}
+    documented = (PROJECT_ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", documented, re.DOTALL)
+    space: dict[str, Any] = {}
+    exec(program.replace("model/checkpoint-12", str(checkpoint)), space)
+    assert space["numbers"]["scheduler"]["last_epoch"] == STEPS
+    assert space["tensors"]["state/classifier.bias/exp_avg"]["shape"] == [2]
     moments = load_state(checkpoint / "optimizer.safetensors")["state"]
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert set(moments) == set(trained)

@@ -131,7 +131,7 @@ def rotate(folder: Path, limit: int | None, *, newest: Path, protected: Iterable
         return
     step = _step(newest)
     found = sorted(snapshots(folder), key=lambda path: (_step(path) <= step, _step(path)))
-    stay = {newest, *protected}
+    stay = {newest, *protected} & set(found)
     excess = len(found) - max(limit, len(stay))
     for path in [path for path in found if path not in stay][: max(excess, 0)]:
         _remove(path)

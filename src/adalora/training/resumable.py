@@ -127,6 +127,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _write_parts(self, folder: Path) -> None:
         """The files of this process; those that all share come from one."""
+        folder.mkdir(parents=True, exist_ok=True)
         if self.args.should_save:
             self._save(str(folder))
             if self.adaptation is not None and self.adaptation.allocator is not None:
