@@ -46,6 +46,13 @@ def build(make_model: Make, make_arguments: Make, examples: list[Any], tmp_path:
     return make
 
 
+class DrawAtTheStart(TrainerCallback):  # type: ignore[misc]
+    """As a logger may, which draws itself a name."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        torch.rand(3)
+
+
 def folder_of(trainer: AdaLoraTrainer) -> Path:
     return Path(str(trainer.args.output_dir))
 
@@ -55,6 +62,7 @@ def continue_from(trainer: AdaLoraTrainer, checkpoint: Path) -> AdaLoraTrainer:
     mine = folder_of(trainer) / checkpoint.name
     shutil.copytree(checkpoint, mine)
     torch.manual_seed(int.from_bytes(checkpoint.name.encode()) % 2**31)
+    trainer.add_callback(DrawAtTheStart())
     trainer.train(resume_from_checkpoint=str(mine))
     return trainer
 
@@ -90,7 +98,8 @@ def history(trainer: AdaLoraTrainer) -> list[dict[str, Any]]:
 FILES = ("trainable", "optimizer", "allocator", "process-0")
 VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {},
-    "bf16": {"bf16": True},
+    # Five steps an epoch, so that the run ends within one.
+    "bf16": {"bf16": True, "per_device_train_batch_size": 10},
     "accumulation": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
     "order drawn from the running generator": {"train_sampling_strategy": "group_by_length"},
     "evaluated and logged at the end of an epoch": {
@@ -112,11 +121,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_stopped_after_any_step_a_run_ends_as_if_it_had_not_been(build: Make, variant: str) -> None:
     """Warm-up is steps 1-2, pruning follows every second step, 9-12 are the final phase.
 
-    An epoch has six steps (four with accumulation), so that its last step is among them.
+    An epoch has six steps (five in bf16, four with accumulation); its last step is among them.
     """
     whole = build("whole", **VARIANTS[variant])
     whole.train()
-    for step in range(1, STEPS + 1) if variant == "float32" else (2, 3, 6, 8, 11, 12):
+    for step in range(1, STEPS + 1) if variant == "float32" else (1, 5, 6, 8, 10, 12):
         resumed = build(f"from-{step}", **VARIANTS[variant], save_steps=STEPS)
         continue_from(resumed, folder_of(whole) / f"checkpoint-{step}")
         assert_same_end(whole, resumed)
@@ -199,11 +208,21 @@ METHODS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that outlives a test, for what many start from."""
+    folder: Path = tmp_path_factory.mktemp("kept")
+    return folder
+
+
 @pytest.fixture
-def at_step_6(build: Make) -> Path:
-    trainer = build("first", save_steps=6)
-    trainer.train()
-    return folder_of(trainer) / "checkpoint-6"
+def at_step_6(build: Make, kept: Path, tmp_path: Path) -> Path:
+    """A checkpoint in the middle of a run, the test's own copy."""
+    if not (kept / "checkpoint-6").is_dir():
+        trainer = build("first", save_steps=6)
+        trainer.train()
+        shutil.copytree(folder_of(trainer) / "checkpoint-6", kept / "checkpoint-6")
+    return Path(shutil.copytree(kept / "checkpoint-6", tmp_path / "checkpoint-6"))
 
 
 def changed(values: dict[str, Any]) -> AdaLoraSettings:
