@@ -17,24 +17,36 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adalora.errors import exit_with_message
 from adalora.flags_help import show_help
 from adalora.loralib_check import require_our_loralib
 
+if TYPE_CHECKING:
+    from adalora.training import RunArguments
+
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, build, train, evaluate, predict, summarise."""
+    """Parse the flags, and do what they say in a folder that no other run may use meanwhile."""
     if show_help(sys.argv[1:] if argv is None else argv):
         return
     require_our_loralib()
     from adalora import training as at
-    from adalora.glue import load_data
 
     arguments = at.parse_arguments(argv, program="run_glue.py")
+    with at.hold_folder(arguments.training):
+        train_and_evaluate(arguments)
+
+
+def train_and_evaluate(arguments: RunArguments) -> None:
+    """Build, train or resume, evaluate, predict, summarise."""
+    from adalora import training as at
+    from adalora.glue import load_data
+
     training = arguments.training
-    checkpoint = at.prepare_folder(training)
     at.configure_logging(training)
+    checkpoint = at.find_checkpoint(training)
     at.seed_everything(training)
 
     with training.main_process_first(desc="reading the data"):
@@ -52,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=training,
         adaptation=adaptation,
+        settings=at.course_settings(arguments),
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
         train_dataset=splits["train"] if training.do_train else None,
@@ -63,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = at.Run(arguments, data, splits, trainer, tokenizer, adaptation, writer)
 
     if training.do_train:
-        at.clear_earlier_run(training)
+        at.clear_earlier_run(training, resumes=checkpoint is not None)
         started = time.perf_counter()
         result = trainer.train(resume_from_checkpoint=checkpoint)
         run.finish_training(result.metrics, seconds=time.perf_counter() - started)

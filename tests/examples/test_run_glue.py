@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from adalora.builtin import generate, write_tsv
 from adalora.checkpoints import load_artefact
+from adalora.training.lock import locked_folder
 
 Start = Any
 
@@ -124,13 +126,49 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_it_would_have(
         *small,
         *("--task_name", "mini-mnli", "--do_train", "--root_output_dir", str(root)),
         *("--logging_steps", "4", "--save_steps", "6"),
+        # As one continues a seed script, which overwrites.
+        *("--overwrite_output_dir", "--resume_from_checkpoint", "True"),
     )
     assert read(root / "rank_pattern.json") == read(finished / "rank_pattern.json")
+    loss = [read(folder / "train_results.json")["train_loss"] for folder in (root, finished)]
+    assert loss[0] == loss[1]
     for name in ("adapter.safetensors", "head.safetensors"):
         mine, theirs = (load_file(x / "model" / name) for x in (root, finished))
         assert mine.keys() == theirs.keys()
         for key, value in mine.items():
             assert value.equal(theirs[key]), key
+
+
+def test_a_run_whose_flags_were_changed_is_not_resumed_unasked(
+    trained: tuple[Path, str], run_program: Start, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    finished, _ = trained
+    root = tmp_path / "run"
+    shutil.copytree(finished / "model" / "checkpoint-6", root / "model" / "checkpoint-6")
+    done = run_program(
+        *small,
+        *("--task_name", "mini-mnli", "--do_train", "--root_output_dir", str(root)),
+        *("--lora_alpha", "8", "--max_seq_length", "32"),
+        expect=2,
+    )
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "lora_alpha: there 16, here 8; max_seq_length: there 48, here 32" in error
+    assert "--force_resume" in error
+    assert [path.name for path in (root / "model").iterdir()] == ["checkpoint-6"]
+
+
+def test_two_runs_do_not_write_to_one_folder(
+    run_program: Start, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    with locked_folder(tmp_path):
+        done = run_program(
+            *small,
+            *("--task_name", "mini-rte", "--do_train", "--root_output_dir", str(tmp_path)),
+            expect=2,
+        )
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert f"is in use by process {os.getpid()}" in error
+    assert not (tmp_path / "log.txt").exists()
 
 
 def test_an_earlier_runs_files_are_not_lost_unasked(

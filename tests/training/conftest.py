@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,39 @@ def make_arguments(tmp_path: Path) -> Callable[..., AdaLoraTrainingArguments]:
         return AdaLoraTrainingArguments(**{**values, **changes})
 
     return make
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A file system of its own at ``folder``; the test is skipped where that is not allowed."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.skip(f"needs a file system of its own, and mounting is refused: {done.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Path]:
+    """A folder that nothing can be written to; permission bits do not stop root, a mount does."""
+    folder = tmp_path / "read-only"
+    if os.geteuid() == 0:
+        with mounted(folder, "ro") as mount:
+            yield mount
+    else:
+        folder.mkdir(mode=0o500)
+        yield folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 700 KB: room for a checkpoint or two of the tiny model."""
+    with mounted(tmp_path / "disk", "size=700k") as mount:
+        yield mount

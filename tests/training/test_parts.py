@@ -1,4 +1,4 @@
-"""The smaller parts of a run: folders, step counts, the consistency loss, state files."""
+"""The smaller parts of a run: step counts, the consistency loss, state files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from adalora.checkpoints.nested import load_state, save_state
 from adalora.errors import UserError, exit_with_message
-from adalora.training import AdaLoraTrainer, clear_earlier_run, count_steps, prepare_folder
-from adalora.training.allocator_state import load_state, save_state
+from adalora.training import AdaLoraTrainer, count_steps
 from adalora.training.consistency import consistency_loss, mask_tokens
 
 
@@ -40,63 +40,6 @@ def test_steps_are_counted_as_the_trainer_counts_them(
 
 def test_max_steps_overrides_the_epochs(make_arguments: Callable[..., Any]) -> None:
     assert count_steps(1000, make_arguments(max_steps=7)) == 7
-
-
-def test_an_empty_folder_starts_afresh(make_arguments: Callable[..., Any]) -> None:
-    assert prepare_folder(make_arguments(do_train=True)) is None
-
-
-def test_files_without_a_checkpoint_are_not_overwritten_unasked(
-    make_arguments: Callable[..., Any],
-) -> None:
-    arguments = make_arguments(do_train=True)
-    prepare_folder(arguments)
-    precious = Path(arguments.output_dir) / "adapter.safetensors"
-    precious.write_text("mine")
-    with pytest.raises(UserError, match="--overwrite_output_dir to replace"):
-        prepare_folder(arguments)
-    assert precious.read_text() == "mine"
-    arguments.overwrite_output_dir = True
-    assert prepare_folder(arguments) is None
-    assert precious.read_text() == "mine"
-
-
-def test_a_checkpoint_is_resumed_from_or_cleared_when_asked(
-    make_arguments: Callable[..., Any],
-) -> None:
-    arguments = make_arguments(do_train=True)
-    prepare_folder(arguments)
-    checkpoint = Path(arguments.output_dir) / "checkpoint-5"
-    checkpoint.mkdir()
-    (checkpoint / "trainer_state.json").write_text("{}")
-    notes = Path(str(arguments.root_output_dir)) / "notes.txt"
-    notes.write_text("mine")
-    assert prepare_folder(arguments) == str(checkpoint)
-    clear_earlier_run(arguments)
-    assert checkpoint.is_dir()
-    arguments.overwrite_output_dir = True
-    clear_earlier_run(arguments)
-    assert not checkpoint.exists()
-    assert notes.read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [("True", "holds no checkpoint"), ("nowhere", "'nowhere' is not a checkpoint")],
-)
-def test_a_checkpoint_that_is_not_there_is_named(
-    make_arguments: Callable[..., Any], wanted: str, message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        prepare_folder(make_arguments(do_train=True, resume_from_checkpoint=wanted))
-
-
-def test_a_folder_that_cannot_be_made_is_named(
-    make_arguments: Callable[..., Any], tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written to"):
-        prepare_folder(make_arguments(root_output_dir=str(tmp_path / "file")))
 
 
 def test_masking_spares_special_tokens_and_takes_its_share() -> None:

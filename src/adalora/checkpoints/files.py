@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from torch import Tensor
 
 from adalora.errors import UserError
 
-__all__ = ["listed", "read_bin", "read_json", "read_tensors", "write_json", "write_tensors"]
+__all__ = [
+    "listed",
+    "not_finite",
+    "read_bin",
+    "read_json",
+    "read_tensors",
+    "write_json",
+    "write_tensors",
+]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -25,11 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: if one of them holds NaN or an infinity.
     """
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
+    bad = not_finite(tensors.items())
     if bad:
         raise UserError(
             f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
@@ -40,6 +44,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".partial")
     save_file(copies, temporary, metadata={"format": "pt"})
     os.replace(temporary, path)
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of those that hold NaN or an infinity."""
+    return [
+        name
+        for name, tensor in tensors
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

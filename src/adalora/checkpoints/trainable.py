@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adalora.checkpoints.files import listed, read_tensors, write_tensors
+from adalora.checkpoints.files import listed, not_finite, read_tensors, write_tensors
 from adalora.errors import UserError
 
 __all__ = ["copy_exactly", "load_trainable", "save_trainable", "trainable_state"]
@@ -43,10 +43,16 @@ def load_trainable(model: nn.Module, file: str | Path) -> None:
     """Read what ``save_trainable`` wrote into a model prepared in the same way.
 
     Raises:
-        UserError: if the file is absent or damaged, or its names or shapes are not those of the
-            model's trained parameters. The model is unchanged then.
+        UserError: if the file is absent or damaged, holds NaN or infinity, or its names or shapes
+            are not those of the model's trained parameters. The model is unchanged then.
     """
-    copy_exactly(read_tensors(Path(file)), _parameters(model), source=str(file))
+    tensors = read_tensors(Path(file))
+    if bad := not_finite(tensors.items()):
+        raise UserError(
+            f"{file} holds NaN or infinity in {listed(bad)}: training had diverged. Choose an "
+            "earlier checkpoint."
+        )
+    copy_exactly(tensors, _parameters(model), source=str(file))
 
 
 def copy_exactly(

@@ -17,10 +17,12 @@ from adalora.training.build import (
     settings_of,
 )
 from adalora.training.callback import AdaLoraCallback
+from adalora.training.course import course_settings
 from adalora.training.folders import (
     clear_earlier_run,
     configure_logging,
-    prepare_folder,
+    find_checkpoint,
+    hold_folder,
 )
 from adalora.training.parser import RunArguments, parse_arguments
 from adalora.training.run import (
@@ -56,9 +58,11 @@ __all__ = [
     "clear_earlier_run",
     "configure_logging",
     "count_steps",
+    "course_settings",
     "data_source",
+    "find_checkpoint",
+    "hold_folder",
     "parse_arguments",
-    "prepare_folder",
     "seed_everything",
     "settings_of",
     "summary_writer",

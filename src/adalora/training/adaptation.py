@@ -16,7 +16,7 @@ the original's trainer)::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -243,17 +243,27 @@ class AdaLora:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to continue exactly."""
-        return {} if self.allocator is None else self.allocator.state_dict()
+        if self.allocator is None:
+            return {}
+        return {**self.allocator.state_dict(), "threshold": self.threshold}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Continue from ``state``; call it after ``begin``.
+
+        Args:
+            state: from ``state_dict``.
+            reschedule: go on by this run's schedule where it differs from that of ``state``.
 
         Raises:
             UserError: if the state is of another model or another schedule.
         """
-        if self.allocator is None:
+        if self.allocator is None or self.allocator.schedule is None:
             return
+        if reschedule:
+            betas = [self.allocator.beta1, self.allocator.beta2]
+            state = {**state, "schedule": asdict(self.allocator.schedule), "betas": betas}
         try:
             self.allocator.load_state_dict(state)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"The allocator's state does not fit this run: {error}") from error
+        self.threshold = state.get("threshold")

@@ -330,7 +330,17 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     )
     overwrite_output_dir: bool = field(
         default=False,
-        metadata=_help("Start again where an earlier run left files; they are replaced."),
+        metadata=_help(
+            "Start again where an earlier run left files; they are replaced. With "
+            "--resume_from_checkpoint the run resumes all the same, and nothing is removed."
+        ),
+    )
+    force_resume: bool = field(
+        default=False,
+        metadata=_help(
+            "Resume although flags that decide the course of the run were changed; what cannot "
+            "fit (other ranks or matrices, another optimizer) is refused all the same."
+        ),
     )
     evaluation_strategy: str | None = field(
         default=None, metadata=_help("Old name of --eval_strategy: no, steps or epoch.")

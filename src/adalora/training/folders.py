@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked and cleared before any work, so that nothing is lost by it.
+"""The folder of a run: made, held, checked and cleared before any work, so that nothing is lost.
 
 Layout: ``model/`` (artefact, and the Trainer's checkpoints), ``log/`` (TensorBoard), ``log.txt``,
 and the results as JSON files beside them.
@@ -10,30 +10,26 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 
+from adalora.checkpoints.snapshot import newest_sound, snapshots, verify
 from adalora.errors import UserError
 from adalora.training.arguments import AdaLoraTrainingArguments
+from adalora.training.lock import locked_folder
 
-__all__ = ["clear_earlier_run", "configure_logging", "prepare_folder"]
+__all__ = ["clear_earlier_run", "configure_logging", "find_checkpoint", "hold_folder"]
 
 
-def prepare_folder(training: AdaLoraTrainingArguments) -> str | None:
-    """Make the run's folder and say which checkpoint training resumes from.
-
-    As in the original: with ``--overwrite_output_dir`` the run starts afresh; without it training
-    resumes from the last checkpoint there, and refuses if there are files and no checkpoint.
-    Nothing is removed here; ``clear_earlier_run`` does that once the new run is known to be sound.
-
-    Returns:
-        Path of the checkpoint to resume from, or None.
+@contextmanager
+def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:
+    """Make the run's folder, and keep every other run out of it while inside.
 
     Raises:
-        UserError: if the folder cannot be written, holds an unfinished run's files that nothing
-            can be resumed from, or the checkpoint asked for does not exist.
+        UserError: if the folder cannot be written, or another run is at work in it.
     """
     root, model = Path(str(training.root_output_dir)), Path(str(training.output_dir))
     try:
@@ -44,44 +40,58 @@ def prepare_folder(training: AdaLoraTrainingArguments) -> str | None:
         raise UserError(
             f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another."
         ) from error
-    _check_checkpoint(training.resume_from_checkpoint)
+    with locked_folder(root) if training.process_index == 0 else nullcontext():
+        yield
+
+
+def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
+    """The checkpoint that training resumes from, checked byte by byte; None for a fresh start.
+
+    As in the original: with ``--overwrite_output_dir`` the run starts afresh; without it training
+    resumes from the last checkpoint there, and refuses if there are files and no checkpoint. A
+    damaged checkpoint is passed over in favour of the one before. ``--resume_from_checkpoint``
+    (a checkpoint, or True for the last one) is stronger than ``--overwrite_output_dir``. Nothing
+    is removed here; ``clear_earlier_run`` does that once the new run is known to be sound.
+
+    Raises:
+        UserError: if the folder holds an earlier run's files that nothing can be resumed from, or
+            the checkpoint asked for is absent or damaged.
+    """
     if not training.do_train:
         return None
-    wanted = training.resume_from_checkpoint
-    if wanted is not None and wanted.lower() not in ("true", "false"):
+    model = Path(str(training.output_dir))
+    wanted = str(training.resume_from_checkpoint or "")
+    if wanted and wanted.lower() not in ("true", "false"):
+        if not Path(wanted).is_dir():
+            raise UserError(f"--resume_from_checkpoint {wanted!r} is not a checkpoint's folder.")
+        verify(Path(wanted))
         return wanted
-    last = get_last_checkpoint(str(model))
-    if wanted is not None and wanted.lower() == "true":
-        if last is None:
-            raise UserError(f"--resume_from_checkpoint True, and {model} holds no checkpoint.")
-        return str(last)
-    if training.overwrite_output_dir:
+    if training.overwrite_output_dir and wanted.lower() != "true":
         return None
-    if last is None and any(model.iterdir()):
+    last = newest_sound(model)
+    if last is not None:
+        return str(last)
+    if wanted.lower() == "true":
+        raise UserError(f"--resume_from_checkpoint True, and {model} holds no checkpoint.")
+    # Hidden names are of a run that was killed while it wrote its first checkpoint.
+    if any(not path.name.startswith(".") for path in model.iterdir()):
         raise UserError(
             f"{model} holds files of an earlier run and no checkpoint to resume from; choose "
             "another --root_output_dir, or --overwrite_output_dir to replace them."
         )
-    return None if last is None else str(last)
+    return None
 
 
-def _check_checkpoint(path: str | None) -> None:
-    if path is None or path.lower() in ("true", "false"):
-        return
-    if not (Path(path) / "trainer_state.json").is_file():
-        raise UserError(
-            f"--resume_from_checkpoint {path!r} is not a checkpoint: it has no trainer_state.json."
-        )
+def clear_earlier_run(training: AdaLoraTrainingArguments, *, resumes: bool = False) -> None:
+    """Remove what an earlier run wrote, and only that; call it right before training starts.
 
-
-def clear_earlier_run(training: AdaLoraTrainingArguments) -> None:
-    """Remove what an earlier run wrote, and only that; call it right before training starts."""
-    if not training.overwrite_output_dir or training.process_index != 0:
+    Without ``--overwrite_output_dir``, or where that run ``resumes``, nothing is removed.
+    """
+    if resumes or not training.overwrite_output_dir or training.process_index != 0:
         return
     root, model = Path(str(training.root_output_dir)), Path(str(training.output_dir))
-    for checkpoint in model.glob("checkpoint-*"):
-        if checkpoint.is_dir():
-            shutil.rmtree(checkpoint)
+    for checkpoint in snapshots(model):
+        shutil.rmtree(checkpoint)
     for pattern in ("eval_results_*.json", "test_results_*.txt", "train_results.json"):
         for file in root.glob(pattern):
             file.unlink()

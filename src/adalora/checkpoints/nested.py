@@ -1,13 +1,14 @@
-"""The allocator's state in one safetensors file: tensors by path, numbers as JSON in its header.
+"""A nested state in one safetensors file: tensors by path, numbers as JSON in its header.
 
-Nothing in it is unpickled. The file is written aside and renamed, so it is complete or absent.
+The allocator, the optimizer and the random generators are kept this way. Nothing in such a file is
+unpickled. It is written aside and renamed, so it is complete or absent.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +18,36 @@ from torch import Tensor
 
 from adalora.errors import UserError
 
-__all__ = ["load_state", "save_state"]
+__all__ = ["load_state", "save_state", "tensors_of"]
 
 _NUMBERS = "numbers"
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write a nested state of tensors and JSON values."""
+    """Write a nested state of tensors and JSON values.
+
+    Raises:
+        UserError: if it holds anything else.
+    """
     tensors, numbers = _split(state, "")
+    try:
+        metadata = {_NUMBERS: json.dumps(numbers)}
+    except TypeError as error:
+        raise UserError(f"{path.name} cannot be written without pickling: {error}.") from error
     temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata={_NUMBERS: json.dumps(numbers)})
+    save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, path)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what ``save_state`` wrote.
+    """Read what ``save_state`` wrote; tensors are on the CPU.
 
     Raises:
         UserError: if the file is absent or damaged.
     """
     if not path.is_file():
         raise UserError(
-            f"{path} is missing, so AdaLoRA cannot continue from this checkpoint; "
+            f"{path} is missing, so training cannot continue from this checkpoint; "
             "choose another checkpoint, or start afresh with --overwrite_output_dir."
         )
     try:
@@ -46,9 +55,18 @@ def load_state(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = json.loads(file.metadata()[_NUMBERS])
             for name in file.keys():  # noqa: SIM118 - safe_open is no dict
                 _put(state, name.split("/"), file.get_tensor(name))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged and cannot be read: {error}") from error
     return state
+
+
+def tensors_of(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested state with its path."""
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            yield prefix + key, value
+        elif isinstance(value, Mapping):
+            yield from tensors_of(value, f"{prefix}{key}/")
 
 
 def _split(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -56,7 +74,8 @@ def _split(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {}
     for key, value in state.items():
         if isinstance(value, Tensor):
-            tensors[prefix + key] = value.detach().cpu().contiguous()
+            # Clones, because safetensors refuses tensors that share memory.
+            tensors[prefix + key] = value.detach().cpu().clone().contiguous()
         elif isinstance(value, Mapping):
             inner_tensors, numbers[key] = _split(value, f"{prefix}{key}/")
             tensors |= inner_tensors

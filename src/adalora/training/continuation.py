@@ -1,0 +1,152 @@
+"""What a Trainer forgets when it is interrupted, and where each part of it must come back.
+
+The installed Trainer keeps its generators at the moment of the checkpoint. That is not enough for
+an exact continuation: the order of an epoch may be drawn from the generators as they were when the
+epoch began, the running means between two log records start again, and a checkpoint taken at the
+last step of an epoch misses what happens at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from adalora.training.randomness import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from adalora.training.resumable import ResumableTrainer
+
+__all__ = ["Continuation", "RunningMean", "best_checkpoint"]
+
+_REMEMBERED = (
+    *("random", "random_at_epoch_start"),
+    *("loss_sum", "loss_total", "last_logged_step", "penalty_sum", "penalty_count"),
+)
+
+
+@dataclass
+class RunningMean:
+    """Mean of a quantity since it was last recorded; adding to it does not wait for the device."""
+
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, value: Tensor) -> None:
+        """Take in one value, a scalar."""
+        value = value.detach()
+        self.total = value if self.total is None else self.total + value
+        self.count += 1
+
+    def take(self) -> float | None:
+        """The mean, from which it then starts anew; None if nothing was added."""
+        mean = None if self.total is None else self.total.item() / self.count
+        self.total, self.count = None, 0
+        return mean
+
+
+def best_checkpoint(state: TrainerState, folder: Path) -> str | None:
+    """The best checkpoint in ``folder``, wherever it lay when its path was written down."""
+    path = folder / f"checkpoint-{state.best_global_step}"
+    return str(path) if state.best_global_step and path.is_dir() else state.best_model_checkpoint
+
+
+class Continuation(TrainerCallback):  # type: ignore[misc]
+    """The memory of one process: random generators and running means."""
+
+    def __init__(self, trainer: ResumableTrainer) -> None:
+        self._trainer = trainer
+        self._stored: Mapping[str, Any] | None = None
+        self._epoch_start: dict[str, Any] = {}
+        self._save_at_epoch_end = False
+
+    def state(self) -> dict[str, Any]:
+        """All that this process must remember: tensors and JSON values.
+
+        ``random`` is the generators' state now, ``random_at_epoch_start`` as it was when the order
+        of the running epoch was drawn; ``loss_sum`` and ``penalty_sum`` are float32 [] since the
+        last record, ``loss_total`` the sum of the recorded losses.
+        """
+        trainer, now = self._trainer, random_state()
+        epoch_is_over = float(trainer.state.epoch or 0).is_integer()
+        return {
+            "random": now,
+            "random_at_epoch_start": now if epoch_is_over else self._epoch_start,
+            "loss_sum": trainer._tr_loss,
+            "loss_total": trainer._total_loss_scalar,
+            "last_logged_step": trainer._globalstep_last_logged,
+            "penalty_sum": trainer.penalty.total,
+            "penalty_count": trainer.penalty.count,
+        }
+
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """Have training continue from ``state``; None for a new start.
+
+        The generators are put back at once as well: the seed of an epoch's order is taken from
+        them when the Trainer builds its data loader.
+
+        Raises:
+            KeyError: if something is missing from ``state``.
+        """
+        if state is not None:
+            state = {name: state[name] for name in _REMEMBERED}
+            set_random_state(state["random_at_epoch_start"])
+        self._stored = state
+
+    def restore_random_state(self) -> None:
+        """Put the generators where they were at the checkpoint."""
+        if self._stored is not None:
+            set_random_state(self._stored["random"])
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Continue the running means, which the Trainer has just set to zero."""
+        self._save_at_epoch_end = False
+        # The checkpoint brought its own; how often is logged and saved is not the run's course.
+        state.compute_steps(args, state.max_steps)
+        state.best_model_checkpoint = best_checkpoint(state, Path(str(args.output_dir)))
+        stored, trainer = self._stored, self._trainer
+        if stored is None:
+            return
+        trainer._tr_loss = stored["loss_sum"].to(trainer._tr_loss.device)
+        trainer._total_loss_scalar = stored["loss_total"]
+        trainer._globalstep_last_logged = stored["last_logged_step"]
+        penalty = stored["penalty_sum"]
+        trainer.penalty = RunningMean(
+            None if penalty is None else penalty.to(args.device), stored["penalty_count"]
+        )
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the order of the resumed epoch from where it was drawn the first time."""
+        if self._stored is not None:
+            set_random_state(self._stored["random_at_epoch_start"])
+        self._epoch_start = random_state()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The first resumed step has everything; later epochs begin from the running generators."""
+        self._stored = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """At the last step of an epoch, save after what is logged and evaluated at its end."""
+        if control.should_save and float(state.epoch or 0).is_integer():
+            control.should_save = False
+            self._save_at_epoch_end = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Make up for the checkpoint that ``on_step_end`` put off."""
+        if self._save_at_epoch_end:
+            control.should_save = True
+            self._save_at_epoch_end = False
