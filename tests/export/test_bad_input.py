@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -71,9 +72,9 @@ def edit(run, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: shutil.rmtree(run), "does not exist; name the folder of a run"),
-        (lambda run: shutil.rmtree(run / "model"), "holds no trained run"),
-        (lambda run: (run / "model" / "adalora.json").unlink(), "holds no trained run"),
+        (lambda run: shutil.rmtree(run), "does not exist; name"),
+        (lambda run: shutil.rmtree(run / "model"), "holds no "),
+        (lambda run: (run / "model" / "adalora.json").unlink(), "holds no "),
         (lambda run: (run / "model" / "adalora.json").write_text("{"), "cannot be read"),
         (lambda run: edit(run, format_version=99), "format version 99"),
         (lambda run: edit(run, base_model="./gone"), "'./gone'"),
@@ -178,6 +179,21 @@ def test_an_impossible_target_is_named(run, tmp_path, place):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not be written"):
         export_run(run, to="merged", output=tmp_path / place)
+
+
+@pytest.mark.parametrize("to", ["merged", "lora", "loralib", "onnx"])
+def test_a_disk_without_room_is_told_in_a_sentence(run, tree, tmp_path, to):
+    """Files may grow to 4 KiB only, so that every format fails while it writes."""
+    before = tree(run)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match=r"could not be written .*File too large"):
+            export_run(run, to=to, output=tmp_path / "deep" / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert tree(run) == before
 
 
 def test_the_base_may_have_moved(run, base_of, tmp_path):

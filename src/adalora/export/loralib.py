@@ -8,6 +8,7 @@ original's ``load_state_dict(..., strict=False)`` takes them, and without them n
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -46,7 +47,10 @@ def write(artefact: Artefact, target: Path) -> None:
         tensors[f"{path}.lora_B"] = _padded(update.up, rank, dim=1)
     state = artefact.model.state_dict()
     tensors |= {name: state[name].cpu().clone() for name in head_names(artefact.model)}
-    torch.save(tensors, target)
+    # By way of memory: what a full disk makes of torch.save is an error about positions.
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    target.write_bytes(buffer.getvalue())
 
 
 def _padded(tensor: Tensor, rank: int, *, dim: int) -> Tensor:

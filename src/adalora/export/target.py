@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from adalora.errors import UserError
 
 __all__ = ["complete_or_absent"]
@@ -48,8 +50,8 @@ def complete_or_absent(
             _check(target, force, replaceable, protected)
             _put(new, target, old=Path(name) / "replaced")
         made = []
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{target} could not be written ({reason}); nothing was left there. Name a place with "
             "room that you may write to."
