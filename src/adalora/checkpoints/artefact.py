@@ -25,9 +25,9 @@ from adalora.adapters.head import is_head
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.card import CARD_FILE, is_ours, model_card
 from adalora.checkpoints.description import MANIFEST, Description, read_description
-from adalora.checkpoints.files import listed, write_json, write_tensors
+from adalora.checkpoints.files import file_checksum, listed, write_json, write_tensors
 from adalora.checkpoints.folder import check_files, find_artefact, prepared, publish, sole_writer
-from adalora.checkpoints.lineage import Origin, file_checksum, record_origins
+from adalora.checkpoints.lineage import Origin, record_origins
 from adalora.checkpoints.rebuild import (
     ADAPTER_FILE,
     HEAD_FILE,

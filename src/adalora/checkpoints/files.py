@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from torch import Tensor
 from adalora.errors import UserError
 
 __all__ = [
+    "file_checksum",
     "listed",
     "not_finite",
     "read_bin",
@@ -134,3 +136,9 @@ def listed(names: list[str], most: int = 5) -> str:
     """``names`` for a sentence, shortened after ``most``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from adalora.checkpoints.description import MANIFEST, Description
-from adalora.checkpoints.lineage import file_checksum
+from adalora.checkpoints.files import file_checksum
 from adalora.errors import UserError
 
 try:

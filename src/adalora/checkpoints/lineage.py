@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
-__all__ = ["Origin", "file_checksum", "lineage_of", "record_origins"]
+__all__ = ["Origin", "lineage_of", "record_origins"]
 
 _ATTRIBUTE = "adalora_lineage"
 
@@ -41,9 +39,3 @@ def lineage_of(model: nn.Module) -> tuple[Origin, ...]:
 def record_origins(model: nn.Module, *origins: Origin) -> None:
     """Note that adapters of ``model`` were read from the first origin, and that from the others."""
     setattr(model, _ATTRIBUTE, (*lineage_of(model), *origins))
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

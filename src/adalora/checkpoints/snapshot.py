@@ -9,7 +9,6 @@ nothing of what the files hold.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from adalora.checkpoints.files import listed
+from adalora.checkpoints.files import file_checksum, listed
 from adalora.errors import UserError
 
 __all__ = [
@@ -100,7 +99,7 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest
     for path in sorted(aside.rglob("*")):
         if path.is_file():
             _sync(path)
-            files[path.relative_to(aside).as_posix()] = (path.stat().st_size, _digest(path))
+            files[path.relative_to(aside).as_posix()] = (path.stat().st_size, file_checksum(path))
     manifest = Manifest(step=step, settings=settings, files=files)
     text = json.dumps(manifest.as_json(), indent=2) + "\n"
     (aside / MANIFEST).write_text(text, encoding="utf-8")
@@ -155,11 +154,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- reading ----
@@ -247,7 +241,7 @@ def verify(folder: Path, *, require: Iterable[str] = ()) -> Manifest:
                 raise DamagedCheckpointError(
                     f"{folder} is damaged: {name} has {found} bytes instead of {size}."
                 )
-            if _digest(path) != digest:
+            if file_checksum(path) != digest:
                 raise DamagedCheckpointError(
                     f"{folder} is damaged: {name} is not what was written (its SHA-256 differs)."
                 )

@@ -20,9 +20,9 @@ from adalora.adapters.head import is_head
 from adalora.checkpoints.artefact import origins_of
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import MANIFEST, Description, read_description
-from adalora.checkpoints.files import listed, read_bin, read_tensors
+from adalora.checkpoints.files import file_checksum, listed, read_bin, read_tensors
 from adalora.checkpoints.folder import check_files, find_artefact
-from adalora.checkpoints.lineage import Origin, file_checksum, record_origins
+from adalora.checkpoints.lineage import Origin, record_origins
 from adalora.checkpoints.rebuild import check_base, read_adapter
 from adalora.errors import UserError
 

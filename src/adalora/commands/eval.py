@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser, add_loading_flags, positive
+from adalora.commands.flags import CommandParser, add_loading_flags, load_by_flags, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,10 +36,7 @@ def main(flags: Sequence[str]) -> int:
     add_loading_flags(parser)
     arguments = parser.parse_args(flags)
 
-    import transformers
-
     from adalora.checkpoints import find_artefact, read_description
-    from adalora.inference import load
     from adalora.inference.evaluate import evaluate, evaluation_sets
 
     described = read_description(find_artefact(arguments.run))
@@ -51,14 +48,7 @@ def main(flags: Sequence[str]) -> int:
         column=arguments.column,
         pair_column=arguments.pair_column,
     )
-    transformers.utils.logging.disable_progress_bar()
-    classifier = load(
-        arguments.run,
-        device=arguments.device,
-        merged=arguments.merged,
-        batch_size=arguments.batch_size,
-        base_model=arguments.base_model,
-    )
+    classifier = load_by_flags(arguments)
     results = {
         name: evaluate(classifier, examples.first(arguments.max_val_samples))
         for name, examples in sets.items()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from adalora.commands.flags import CommandParser
 from adalora.export.formats import FORMATS, find_format
 
 __all__ = ["main"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
     width = max(map(len, FORMATS))
     formats = "\n".join(f"  {name:<{width}}  {form.summary}" for name, form in FORMATS.items())
-    parser = argparse.ArgumentParser(
-        prog="adalora export",
-        description="Write a trained run in the format of another program. The result is read back "
-        "and compared with the run on random input before it gets its name.",
-        epilog=f"formats:\n{formats}\n\n"
-        "example:\n  adalora export output/rte --to merged --output output/rte-merged",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = CommandParser(
+        "export",
+        "Write a trained run in the format of another program. The result is read back and\n"
+        "compared with the run on random input before it gets its name.\n\n"
+        f"formats:\n{formats}",
+        "  adalora export output/rte --to merged --output output/rte-merged",
     )
     parser.add_argument("run", metavar="RUN", help="folder of a run, or the model/ in it")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(FORMATS))

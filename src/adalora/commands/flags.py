@@ -1,13 +1,16 @@
-"""What the commands' parsers share: errors as one sentence, and the flags of loading a model."""
+"""What the commands share: errors as one sentence, and loading a model by flags."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from adalora.errors import UserError
 
-__all__ = ["CommandParser", "add_loading_flags", "positive"]
+if TYPE_CHECKING:
+    from adalora.inference.classifier import Classifier
+
+__all__ = ["CommandParser", "add_loading_flags", "load_by_flags", "positive"]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -16,14 +19,15 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         command: its name after ``adalora``.
         description: one sentence.
-        examples: for the end of ``--help``.
+        examples: for the end of ``--help``, one a line.
     """
 
     def __init__(self, command: str, description: str, examples: str) -> None:
+        heading = "examples" if "\n" in examples.strip() else "example"
         super().__init__(
             prog=f"adalora {command}",
             description=description,
-            epilog=f"examples:\n{examples}",
+            epilog=f"{heading}:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -56,4 +60,24 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ...; default: the GPU if there is one")
     parser.add_argument(
         "--base_model", help="hub name or folder of the base, if it is elsewhere than it was"
+    )
+
+
+def load_by_flags(arguments: argparse.Namespace) -> Classifier:
+    """The classifier of ``RUN`` as the flags of ``add_loading_flags`` ask for it.
+
+    Raises:
+        UserError: as ``adalora.load``.
+    """
+    import transformers
+
+    from adalora.inference import load
+
+    transformers.utils.logging.disable_progress_bar()
+    return load(
+        arguments.run,
+        device=arguments.device,
+        merged=arguments.merged,
+        batch_size=arguments.batch_size,
+        base_model=arguments.base_model,
     )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+
+from adalora.commands.flags import CommandParser
 
 __all__ = ["main"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="adalora import",
-        description="Read a LoRA or AdaLoRA adapter folder of PEFT (for deberta-v2, deberta, bert, "
-        "roberta or electra) and write it as a run. The result is compared with PEFT on random "
-        "input before it gets its name.",
-        epilog="example:\n  adalora import their-adapter --base microsoft/deberta-v3-base "
-        "--labels no,yes --output output/theirs",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "import",
+        "Read a LoRA or AdaLoRA adapter folder of PEFT (for deberta-v2, deberta, bert, roberta or\n"
+        "electra) and write it as a run. The result is compared with PEFT on random input before\n"
+        "it gets its name.",
+        "  adalora import their-adapter --base microsoft/deberta-v3-base --labels no,yes "
+        "--output output/theirs",
     )
     parser.add_argument("source", metavar="SOURCE", help="folder that PEFT's save_pretrained wrote")
     parser.add_argument(

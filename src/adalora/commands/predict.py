@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from adalora.commands.flags import CommandParser, add_loading_flags, positive
+from adalora.commands.flags import CommandParser, add_loading_flags, load_by_flags, positive
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,10 +91,8 @@ def _main(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> int:
 
 
 def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
-    import transformers
 
     from adalora.checkpoints import find_artefact, read_description
-    from adalora.inference import load
     from adalora.inference.classifier import text_columns
     from adalora.inference.output import opened, writer
     from adalora.inference.rows import Columns, format_of, read_rows
@@ -121,14 +119,7 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     )
     # A mistake in the first row shows before the model is loaded.
     first = list(itertools.islice(rows, 1))
-    transformers.utils.logging.disable_progress_bar()
-    classifier = load(
-        arguments.run,
-        device=arguments.device,
-        merged=arguments.merged,
-        batch_size=arguments.batch_size,
-        base_model=arguments.base_model,
-    )
+    classifier = load_by_flags(arguments)
     suffix = "" if arguments.output is None else arguments.output.suffix.lower()[1:]
     shown = arguments.format or (suffix if suffix in ("csv", "jsonl") else "tsv")
     names = (asked or known or ("text",)) if arguments.with_texts else ()

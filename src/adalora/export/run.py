@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from adalora.checkpoints import find_artefact
 from adalora.checkpoints.description import MANIFEST, read_description
 from adalora.export.formats import find_format
 from adalora.export.quiet import quietly
-from adalora.export.source import find_artefact, load_source
+from adalora.export.source import load_source
 from adalora.export.target import complete_or_absent
 from adalora.export.verify import Agreement, measure, random_batches
 

@@ -8,29 +8,10 @@ from pathlib import Path
 import torch
 
 from adalora.checkpoints import Artefact, load_artefact
-from adalora.checkpoints.description import MANIFEST
 from adalora.checkpoints.files import listed
 from adalora.errors import UserError
 
-__all__ = ["find_artefact", "load_source"]
-
-
-def find_artefact(run: str | Path) -> Path:
-    """The artefact's folder: ``run`` itself, or ``model/`` in the root folder of a run.
-
-    Raises:
-        UserError: if there is none.
-    """
-    path = Path(run)
-    for folder in (path, path / "model"):
-        if (folder / MANIFEST).is_file():
-            return folder
-    if not path.exists():
-        raise UserError(f"{path} does not exist; name the folder of a run (its root_output_dir).")
-    raise UserError(
-        f"{path} holds no trained run: neither it nor its model/ has {MANIFEST}, which is written "
-        "last. Name the root_output_dir of a run that has finished."
-    )
+__all__ = ["load_source"]
 
 
 def load_source(folder: Path, *, base_model: str | None = None) -> Artefact:
