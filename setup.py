@@ -27,7 +27,7 @@ def read_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
-TEST = ["pytest>=8", "pytest-cov>=5", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-cov>=5", "pytest-xdist>=3.6", "hypothesis>=6.100"]
 
 setup(
     name="adalora",
