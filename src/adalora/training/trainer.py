@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import find_batch_size
 
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
@@ -24,6 +25,9 @@ from adalora.training.consistency import consistency_loss, mask_tokens
 from adalora.training.resumable import ResumableTrainer
 
 __all__ = ["AdaLoraTrainer"]
+
+#: Key under which a batch carries the weight of its loss.
+LOSS_WEIGHT = "loss_weight"
 
 
 class AdaLoraTrainer(ResumableTrainer):
@@ -61,7 +65,6 @@ class AdaLoraTrainer(ResumableTrainer):
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
         self._task_loss: Tensor | None = None
-        self._step_examples = 0
         self.add_callback(LogLastStep())
         self.add_callback(LearningRateByStep())
         if patience := getattr(self.args, "early_stopping_patience", None):
@@ -81,12 +84,12 @@ class AdaLoraTrainer(ResumableTrainer):
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        weight = self._weight(inputs)
+        weight = inputs.pop(LOSS_WEIGHT, 1.0)
         if self.reg_loss_wgt > 0:
             loss = self._consistency_loss(model, inputs)
         else:
             loss = cast(Tensor, super().compute_loss(model, inputs))
-        loss = weight * loss
+        loss = loss * weight
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
             return loss
@@ -97,20 +100,23 @@ class AdaLoraTrainer(ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
     ) -> tuple[list[Any], Any]:
-        """The micro-batches of one step, and how many examples they hold together."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._step_examples = sum(len(batch.get("labels", ())) for batch in batches)
-        return batches, items
+        """The batches of one step; the mean of their losses is to be that of all its examples.
 
-    def _weight(self, inputs: dict[str, Any]) -> float:
-        """What makes the mean over a step's micro-batches the mean over its examples.
-
-        It is 1 where all are of one size, which the last of an epoch need not be.
+        The last batch of an epoch may be smaller than those before it, and its examples would
+        count for more: it carries a weight, and so do they.
         """
-        if not self._step_examples or self.current_gradient_accumulation_steps == 1:
-            return 1.0
-        size = len(inputs["labels"])
-        return size * self.current_gradient_accumulation_steps / self._step_examples
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [int(find_batch_size(batch) or 0) * self.args.world_size for batch in batches]
+        loader = self.accelerator.gradient_state
+        if self.args.world_size > 1 and loader.end_of_dataloader and loader.remainder > 0:
+            sizes[-1] = loader.remainder
+        if len(set(sizes)) > 1:
+            share = len(sizes) / sum(sizes)
+            batches = [
+                {**batch, LOSS_WEIGHT: size * share * batch.get(LOSS_WEIGHT, 1.0)}
+                for batch, size in zip(batches, sizes, strict=True)
+            ]
+        return batches, items
 
     def _consistency_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         tokenizer: Any = self.processing_class
