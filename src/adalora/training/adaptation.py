@@ -231,6 +231,13 @@ class AdaLora:
             if isinstance(module, SVDLinear) and module.r > 0
         }
 
+    def count_triplets(self) -> int:
+        """Triplets with a singular value other than zero; it waits for the device.
+
+        More than the pattern's where the last step pruned nothing: pruned ones have grown again.
+        """
+        return sum(int(layer.lora_E.count_nonzero()) for layer in self.svd_layers)
+
     def finish(self) -> None:
         """Check at the end of training that the allocator did its work.
 
