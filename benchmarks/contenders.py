@@ -18,7 +18,15 @@ from adalora.adapters import add_lora, freeze_base
 from adalora.deberta import patch
 from adalora.training import AdaLora, AdaLoraSettings
 
-__all__ = ["CONTENDERS", "Step", "adalora_step", "batch_of", "cast_base", "make_model"]
+__all__ = [
+    "CONTENDERS",
+    "Step",
+    "adalora_step",
+    "batch_of",
+    "cast_base",
+    "make_config",
+    "make_model",
+]
 
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 PEFT_TARGETS = [
@@ -34,10 +42,10 @@ TOTAL_STEPS = 100_000
 VOCABULARY = 2000
 
 
-def make_model(layers: int) -> DebertaV2ForSequenceClassification:
-    """DeBERTaV3-base's shape with a small vocabulary, in training mode."""
+def make_config(layers: int, vocabulary: int = VOCABULARY) -> DebertaV2Config:
+    """DeBERTaV3-base's shape."""
     values: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
+        "vocab_size": vocabulary,
         "hidden_size": 768,
         "num_hidden_layers": layers,
         "num_attention_heads": 12,
@@ -51,8 +59,13 @@ def make_model(layers: int) -> DebertaV2ForSequenceClassification:
         "type_vocab_size": 0,
         "max_position_embeddings": 512,
     }
+    return DebertaV2Config(**values)
+
+
+def make_model(layers: int) -> DebertaV2ForSequenceClassification:
+    """DeBERTaV3-base's shape with a small vocabulary, in training mode."""
     torch.manual_seed(0)
-    return DebertaV2ForSequenceClassification(DebertaV2Config(**values)).train()
+    return DebertaV2ForSequenceClassification(make_config(layers)).train()
 
 
 def batch_of(lengths: Sequence[int], padded_to: int | None = None) -> dict[str, Tensor]:

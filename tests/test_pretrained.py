@@ -38,6 +38,7 @@ from transformers import (
 )
 
 from adalora import pretrained
+from adalora.adapters.head import is_head
 from adalora.deberta import DisentangledAttention
 from adalora.errors import UserError
 from adalora.pretrained import load_classifier, load_config, load_tokenizer
@@ -105,9 +106,29 @@ def test_the_stored_encoder_comes_back_in_float32(stored: dict[str, Path], kind:
     assert compared > 10
 
 
-def test_another_number_type_comes_only_when_asked_for(stored: dict[str, Path]) -> None:
-    model = load(stored["deberta-v2"], dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", list(CONFIGS))
+def test_another_number_type_comes_when_asked_for_and_the_head_stays_in_float32(
+    stored: dict[str, Path], kind: str, dtype: torch.dtype
+) -> None:
+    model = load(stored[kind], dtype=dtype)
+    for name, parameter in model.named_parameters():
+        # The first DeBERTa makes these two of float32 by itself.
+        wide = is_head(model, name) or name.endswith(("q_bias", "v_bias"))
+        assert parameter.dtype == (torch.float32 if wide else dtype), name
+    ids = torch.randint(3, 40, (2, 6))
+    result = model(ids, labels=torch.tensor([0, 2]))
+    assert result.logits.dtype == torch.float32
+    model.train()
+    model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_head(model, name))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # The first AdamW step divides by its epsilon, which is 0 in float16.
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    model(ids, labels=torch.tensor([0, 2])).loss.backward()
+    optimizer.step()
+    assert all(parameter.isfinite().all() for parameter in trained)
 
 
 def test_only_deberta_v3_is_patched_and_the_bypass_is_noted(stored: dict[str, Path]) -> None:

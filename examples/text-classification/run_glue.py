@@ -52,6 +52,7 @@ def train_and_evaluate(arguments: RunArguments) -> None:
     with training.main_process_first(desc="reading the data"):
         data = load_data(at.data_source(arguments))
     if training.do_train:
+        at.check_combination(arguments, data)
         at.check_schedule(arguments, data)
 
     tokenizer = at.build_tokenizer(arguments.model)

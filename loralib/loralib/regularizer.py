@@ -40,7 +40,9 @@ def orthogonality(layers: Sequence[SVDLinear]) -> Tensor:
     """
     left = [layer.lora_B for layer in layers]
     right = [layer.lora_A for layer in layers]
-    result: Tensor = _Orthogonality.apply(len(left), *left, *right)
+    # Near orthonormality QQᵀ − I is a small difference, which a product in half precision loses.
+    with torch.autocast(left[0].device.type, enabled=False):
+        result: Tensor = _Orthogonality.apply(len(left), *left, *right)
     return result
 
 
@@ -106,7 +108,9 @@ def compute_frd_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:
         rank = len(rows)
         # The norm of a zero vector (lora_B at the start) has no gradient of its own.
         length = (rows.square().sum(dim=1) + 1e-30).sqrt()
-        cosine = (rows @ rows.T).abs() / (length.outer(length) + 1e-30)
+        with torch.autocast(rows.device.type, enabled=False):
+            products = rows @ rows.T
+        cosine = products.abs() / (length.outer(length) + 1e-30)
         pairs = max(rank * rank - rank, 1)
         coherence.append((cosine.sum() - cosine.trace()) / pairs)
     return regu_weight * torch.stack(coherence).mean()

@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from adalora import deberta
+from adalora.adapters.head import widen_head
 from adalora.errors import UserError
 
 __all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer", "longest_input"]
@@ -104,7 +105,7 @@ def load_classifier(
         revision: branch, tag or commit on the hub.
         token: hub token, or True for the stored one.
         cls_dropout: dropout before the classifier, in [0, 1); None keeps the model's own.
-        dtype: type of the weights in memory.
+        dtype: type of the encoder's weights in memory; the head is in float32 at least.
         position_query_bypass: DeBERTaV3 only, see ``adalora.deberta.patch``.
         unpad: DeBERTaV3 only, see ``adalora.deberta.patch``.
         trust_remote_code: run code that comes with the model.
@@ -147,6 +148,7 @@ def load_classifier(
         )
     started_anew = _check_base(model, report, name, head_follows)
     model.started_anew = started_anew  # type: ignore[assignment]
+    widen_head(model)
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
     if config.model_type == "deberta-v2":

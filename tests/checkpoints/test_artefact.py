@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from adalora.adapters import add_bottleneck, add_lora, count_parameters, freeze_base
+from adalora.adapters.head import is_head, widen_head
 from adalora.checkpoints import Description, load_artefact, read_description, save_artefact
 from adalora.errors import UserError
 
@@ -127,14 +128,18 @@ def test_a_triplet_that_is_not_zero_is_kept_whatever_the_pattern_says(trained, b
 
 def test_a_half_precision_base_comes_back_in_half_precision(tiny, batch, same, tmp_path):
     model = tiny("bert").to(torch.bfloat16)
+    widen_head(model)
     model.save_pretrained(tmp_path / "base")
     add_lora(model, lora_type="svd", targets=["query"], init_rank=2, lora_alpha=16)
     freeze_base(model, train="lora")
     model.bert.encoder.layer[0].attention.self.query.lora_E.data.fill_(2.0)
     save(tmp_path / "run", model, tmp_path / "base")
-    loaded = load_artefact(tmp_path / "run").model
-    assert loaded(**batch).logits.dtype == torch.bfloat16
+    first = load_artefact(tmp_path / "run")
+    loaded = first.model
+    assert loaded.dtype == torch.bfloat16
+    assert {p.dtype for n, p in loaded.named_parameters() if is_head(loaded, n)} == {torch.float32}
     same(loaded, model, batch)
+    same(load_artefact(tmp_path / "run", beside=first).model, model, batch)
 
 
 def test_a_regression_model_round_trips(trained, batch, same, tmp_path):

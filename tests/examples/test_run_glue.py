@@ -333,6 +333,37 @@ def test_ways_to_compute_leave_the_allocation_whole(
     assert 0 < read(root / "train_results.json")["train_loss"] < 2
 
 
+def test_a_run_that_stops_early_stops_at_its_budget(
+    run_program: Start, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Nothing is learned, so that no evaluation is better than the first that counts, at step 6."""
+    root = tmp_path / "run"
+    run_program(
+        *small,
+        *("--task_name", "mini-rte", "--do_train", "--do_eval", "--root_output_dir", str(root)),
+        *("--learning_rate", "0", "--final_warmup", "8", "--early_stopping_patience", "1"),
+        *("--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"),
+        *("--save_steps", "2", "--load_best_model_at_end", "--metric_for_best_model", "accuracy"),
+        *("--gradient_checkpointing", "--label_smoothing_factor", "0.1"),
+        *("--base_dtype", "float16", "--gradient_accumulation_steps", "3"),
+    )
+    assert read(root / "model" / "trainer_state.json")["global_step"] == 8
+    assert read(root / "model" / "trainer_state.json")["best_global_step"] == 6
+    assert sum(read(root / "rank_pattern.json").values()) == 36
+
+
+def test_a_run_that_ends_above_its_budget_says_so(
+    run_program: Start, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = run_program(
+        *small,
+        *("--task_name", "mini-rte", "--do_train", "--root_output_dir", str(tmp_path / "run")),
+        *("--final_warmup", "0", "--mask_interval", "5"),
+    )
+    # The last pruning, at step 10, left 36; step 11 gave the others new values.
+    assert "with 72 triplets, above its target of 36" in " ".join(done.stdout.split())
+
+
 # --- commands that people have in their history ---------------------------------------------------
 
 

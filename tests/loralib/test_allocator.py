@@ -288,6 +288,27 @@ def test_the_originals_records_are_written_at_their_interval(
     assert writer.tags["Budget/sum_param"] == [6, 12, 18]
 
 
+@pytest.mark.parametrize("fault", [float("inf"), float("nan")])
+def test_a_fault_in_the_head_alone_is_no_step_for_importance(
+    make_stack: Callable[..., Any], make_allocator: Callable[..., Any], fault: float
+) -> None:
+    """A gradient scaler skips such a step; clipping makes zeros of the layers' own gradients."""
+    model = make_stack()
+    model.head.requires_grad_(True)
+    allocator = make_allocator(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    allocator.update_and_mask(model, 0)
+    before = allocator.importance.scores().clone()
+    model.head.weight.grad[0, 0] = fault
+    allocator.update_and_mask(model, 1)
+    assert torch.equal(allocator.importance.scores(), before)
+    assert (allocator.skipped_steps, allocator.updates_due) == (1, 2)
+    model.head.weight.grad = None
+    allocator.update_and_mask(model, 2)
+    assert not torch.equal(allocator.importance.scores(), before)
+
+
 def test_half_precision_is_scored_in_float32(
     make_stack: Callable[..., Any], make_allocator: Callable[..., Any], run: Callable[..., Any]
 ) -> None:

@@ -40,6 +40,20 @@ def test_the_penalty_is_the_mean_distance_from_orthonormality(
             torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_penalty_is_taken_in_full_precision_under_autocast(dtype: torch.dtype) -> None:
+    """Near orthonormality a product in bfloat16 would leave nothing but its own rounding."""
+    model = nn.ModuleList([loralib.SVDLinear(16, 16, r=4), loralib.Linear(16, 16, r=4)])
+    with torch.no_grad():
+        model[0].lora_A.copy_(torch.linalg.qr(torch.randn(16, 4))[0].T * 1.0001)
+        model[0].lora_B.copy_(torch.linalg.qr(torch.randn(16, 4))[0] * 1.0001)
+        model[1].lora_B.normal_()
+    for penalty in (loralib.compute_orth_regu, loralib.compute_frd_orth_regu):
+        expected = penalty(model)
+        with torch.autocast("cpu", dtype=dtype):
+            assert torch.equal(penalty(model), expected)
+
+
 def test_orthonormal_factors_cost_nothing() -> None:
     layer = loralib.SVDLinear(6, 8, r=3).double()
     with torch.no_grad():

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from adalora.errors import UserError
+from adalora.training import check_combination
 from adalora.training.parser import build_parser, parse_arguments
 
 MINIMAL = ["--model_name_or_path", "nano", "--task_name", "mini-sst2"]
 SVD = ["--apply_lora", "--lora_type", "svd", "--lora_r", "4"]
+ADALORA = [*SVD, "--apply_adalora"]
+REENTRANT = '{"use_reentrant": true}'
 
 # The fields of the original's three argument classes that its nine commands or its documentation
 # use (QingruZhang/AdaLoRA, NLU/examples/text-classification/run_glue.py), with a value for each.
@@ -122,6 +128,16 @@ def test_the_old_launchers_flag_is_accepted_in_both_spellings() -> None:
         (["--max_train_samples", "0"], "--max_train_samples is 0"),
         (["--per_device_train_batch_size", "0"], "per_device_train_batch_size is 0"),
         (["--num_train_epochs", "0"], "num_train_epochs is 0"),
+        (["--early_stopping_patience", "0"], "--early_stopping_patience is 0"),
+        (["--early_stopping_patience", "2"], "needs --eval_strategy epoch"),
+        (
+            ["--early_stopping_patience", "2", "--eval_strategy", "epoch"],
+            "--load_best_model_at_end",
+        ),
+        (
+            ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", REENTRANT],
+            "asks for use_reentrant, which loses",
+        ),
         (["stray"], "'stray' on the command line"),
     ],
 )
@@ -138,6 +154,80 @@ def test_no_data_is_an_error_that_says_what_to_give() -> None:
 def test_a_missing_model_is_named() -> None:
     with pytest.raises(UserError, match="model_name_or_path"):
         parse_arguments(["--task_name", "mini-sst2"])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "package"),
+    [
+        ("adamw_bnb_8bit", "bitsandbytes"),
+        ("paged_adamw_8bit", "bitsandbytes"),
+        ("adamw_torch_8bit", "torchao"),
+        ("galore_adamw", "galore_torch"),
+        ("lomo", "lomo_optim"),
+        ("schedule_free_adamw", "schedulefree"),
+    ],
+)
+def test_an_optimizer_whose_package_is_absent_is_refused_before_any_work(
+    optimizer: str, package: str
+) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"needs {package} to be absent, and it is installed")
+    words = [*MINIMAL, "--optim", optimizer]
+    if optimizer.startswith("galore"):
+        words += ["--optim_target_modules", "query"]
+    with pytest.raises(UserError, match=f"--optim {optimizer} needs a package that is not here"):
+        parse_arguments(words)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"])
+def test_an_optimizer_that_is_here_is_taken(optimizer: str) -> None:
+    assert parse_arguments([*MINIMAL, "--optim", optimizer]).training.optimizer_name == optimizer
+
+
+STOP_EARLY = (
+    *("--early_stopping_patience", "2", "--load_best_model_at_end"),
+    *("--eval_strategy", "epoch", "--save_strategy", "epoch"),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "regression", "message"),
+    [
+        (["--base_dtype", "float16"], False, "float16 is for weights that stay.*full fine-tuning"),
+        (["--base_dtype", "bfloat16", "--apply_bitfit"], False, "BitFit trains its biases"),
+        ([*SVD, "--base_dtype", "float16"], False, None),
+        (["--apply_adapter", "--base_dtype", "bfloat16"], False, None),
+        ([*ADALORA, *STOP_EARLY, "--final_warmup", "0"], False, "--final_warmup 0 leaves none"),
+        ([*ADALORA, *STOP_EARLY, "--final_warmup", "0.3"], False, None),
+        ([*STOP_EARLY, "--final_warmup", "0"], False, None),
+        (["--label_smoothing_factor", "0.1"], True, "this task asks for a number"),
+        (["--label_smoothing_factor", "0.1"], False, None),
+        (["--reg_loss_wgt", "1"], True, "distributions over classes"),
+        (["--label_smoothing_factor", "0.1", "--reg_loss_wgt", "1"], False, "choose one"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_by_name(
+    words: list[str], regression: bool, message: str | None
+) -> None:
+    arguments = parse_arguments([*MINIMAL, *words])
+    data: Any = SimpleNamespace(is_regression=regression)
+    if message is None:
+        check_combination(arguments, data)
+    else:
+        with pytest.raises(UserError, match=message):
+            check_combination(arguments, data)
+
+
+@pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_an_optimizer_that_uses_up_the_gradients_cannot_serve_adalora(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = parse_arguments([*MINIMAL, *ADALORA])
+    check_combination(arguments, SimpleNamespace(is_regression=False))  # type: ignore[arg-type]
+    # Its package is not here, or it would have been parsed.
+    monkeypatch.setattr(arguments.training, "optim", optimizer)
+    with pytest.raises(UserError, match=f"--optim {optimizer} uses up the gradients"):
+        check_combination(arguments, SimpleNamespace(is_regression=False))  # type: ignore[arg-type]
 
 
 def test_fp16_without_a_gpu_is_refused() -> None:

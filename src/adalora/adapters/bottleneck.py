@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from adalora.adapters.head import base_path
 from adalora.errors import UserError
+from loralib.layers import adapter_dtype
 
 __all__ = ["AdapterType", "Bottleneck", "OutputWithBottleneck", "add_bottleneck"]
 
@@ -40,7 +41,7 @@ class Bottleneck(nn.Module):
         size: size of the bottleneck.
         adapter_type: decides the activation.
         device: where the parameters are made.
-        dtype: their type.
+        dtype: their type, which the input is cast to; the output has the residual's.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Map [..., width] and a residual of the same shape to [..., width]."""
-        hidden = _ACTIVATIONS[self.adapter_type](self.adapter_A(x))
-        output: Tensor = self.adapter_B(hidden) + residual
+        hidden = _ACTIVATIONS[self.adapter_type](self.adapter_A(x.to(self.adapter_A.weight.dtype)))
+        output: Tensor = self.adapter_B(hidden).to(residual.dtype) + residual
         return output
 
 
@@ -140,7 +141,7 @@ def add_bottleneck(model: nn.Module, *, adapter_type: AdapterType, adapter_size:
             adapter_size,
             adapter_type,
             device=dense.weight.device,
-            dtype=dense.weight.dtype,
+            dtype=adapter_dtype(dense.weight),
         )
         wrapped = OutputWithBottleneck(block, adapter)
         parent_path, _, name = path.rpartition(".")

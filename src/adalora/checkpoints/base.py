@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 import loralib
 from adalora import deberta
 from adalora.adapters.freeze import adapter_names
-from adalora.adapters.head import base_path, is_head
+from adalora.adapters.head import base_path, is_head, widen_head
 from adalora.checkpoints.description import Description
 from adalora.pretrained import describe_task
 
@@ -117,6 +117,7 @@ class BaseEncoder:
             if parameter.is_meta:
                 empty = torch.empty(parameter.shape, dtype=some.dtype, device=some.device)
                 set_tensor(model, name, nn.Parameter(empty))
+        widen_head(model)
         if config.model_type == "deberta-v2":
             deberta.patch(model, position_query_bypass=description.position_query_bypass)
         return model.eval()

@@ -18,7 +18,9 @@ from torch import Tensor
 from adalora.errors import UserError
 
 __all__ = [
+    "apart",
     "file_checksum",
+    "is_finite",
     "listed",
     "not_finite",
     "read_bin",
@@ -41,20 +43,39 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
             "diverged. Lower the learning rate, or go back to an earlier checkpoint."
         )
-    # Clones, because safetensors refuses tensors that share memory.
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     temporary = path.with_name(path.name + ".partial")
-    save_file(copies, temporary, metadata={"format": "pt"})
+    save_file(apart(tensors), temporary, metadata={"format": "pt"})
     os.replace(temporary, path)
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: on the CPU, contiguous, none in another's memory.
+
+    Only what is not so already is copied: a whole model is written from where it lies.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    end = 0
+    for name, tensor in sorted(plain.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            plain[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
+    return plain
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of those that hold NaN or an infinity."""
-    return [
-        name
-        for name, tensor in tensors
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
+    return [name for name, tensor in tensors if not is_finite(tensor)]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether ``tensor`` holds neither NaN nor an infinity.
+
+    Told from its smallest and its largest number, which NaN would take the place of:
+    ``torch.isfinite`` makes copies of the size of its argument.
+    """
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

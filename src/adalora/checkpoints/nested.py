@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from adalora.checkpoints.files import apart
 from adalora.errors import UserError
 
 __all__ = ["load_state", "save_state", "tensors_of"]
@@ -35,7 +36,7 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     except TypeError as error:
         raise UserError(f"{path.name} cannot be written without pickling: {error}.") from error
     temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata=metadata)
+    save_file(apart(tensors), temporary, metadata=metadata)
     os.replace(temporary, path)
 
 
@@ -74,8 +75,7 @@ def _split(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {}
     for key, value in state.items():
         if isinstance(value, Tensor):
-            # Clones, because safetensors refuses tensors that share memory.
-            tensors[prefix + key] = value.detach().cpu().clone().contiguous()
+            tensors[prefix + key] = value
         elif isinstance(value, Mapping):
             inner_tensors, numbers[key] = _split(value, f"{prefix}{key}/")
             tensors |= inner_tensors

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,7 +22,7 @@ from adalora.adapters.head import is_head
 from adalora.adapters.lora import LORA_LAYERS, replace_module
 from adalora.checkpoints.base import BaseEncoder, set_tensor
 from adalora.checkpoints.description import MANIFEST, Description, LoRASettings
-from adalora.checkpoints.files import listed, read_tensors
+from adalora.checkpoints.files import listed, not_finite, read_tensors
 from adalora.checkpoints.trainable import copy_exactly
 from adalora.errors import UserError
 
@@ -88,8 +87,7 @@ def read_adapter(source: Path, description: Description) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in (ADAPTER_FILE, HEAD_FILE):
         found = read_tensors(source / file)
-        bad = [name for name, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
-        if bad:
+        if bad := not_finite(found.items()):
             raise UserError(
                 f"{source / file} holds NaN or infinity in {listed(bad)}, so it answers nothing; "
                 "train again."
@@ -159,8 +157,7 @@ def check_whole(model: PreTrainedModel, source: Path) -> None:
             f"{source / MODEL_FILE} does not fit its config.json: {listed(wrong)} is missing, "
             "superfluous or of another shape."
         )
-    bad = [n for n, t in model.state_dict().items() if not bool(torch.isfinite(t).all())]
-    if bad:
+    if bad := not_finite(model.state_dict().items()):
         raise UserError(f"{source / MODEL_FILE} holds NaN or infinity in {listed(bad)}.")
 
 

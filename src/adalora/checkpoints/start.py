@@ -20,7 +20,7 @@ from adalora.adapters.head import is_head
 from adalora.checkpoints.artefact import origins_of
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import MANIFEST, Description, read_description
-from adalora.checkpoints.files import file_checksum, listed, read_bin, read_tensors
+from adalora.checkpoints.files import file_checksum, listed, not_finite, read_bin, read_tensors
 from adalora.checkpoints.folder import check_files, find_artefact
 from adalora.checkpoints.lineage import Origin, record_origins
 from adalora.checkpoints.rebuild import check_base, read_adapter
@@ -174,12 +174,7 @@ def _read(source: Path, *, wanted: str) -> _Stored:
 
 
 def _of_files(tensors: dict[str, Tensor], file: Path) -> _Stored:
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if bad:
+    if bad := not_finite(tensors.items()):
         raise UserError(f"{file} holds NaN or infinity in {listed(bad)}; start from another.")
     origin = Origin(path=str(file.resolve()), sha256=file_checksum(file))
     return _Stored(None, _without_wrapper(tensors), (origin,))

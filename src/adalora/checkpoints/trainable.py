@@ -36,7 +36,7 @@ def save_trainable(model: nn.Module, file: str | Path) -> None:
     Raises:
         UserError: if a parameter holds NaN or infinity.
     """
-    write_tensors(Path(file), trainable_state(model))
+    write_tensors(Path(file), dict(_parameters(model)))
 
 
 def load_trainable(model: nn.Module, file: str | Path) -> None:

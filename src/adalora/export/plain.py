@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -41,6 +42,8 @@ def _installed(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedMo
     # Ours alone; a reader of the configuration should not wonder about it.
     if hasattr(config, "position_query_bypass"):
         del config.position_query_bypass
-    plain: PreTrainedModel = type(model)(config)
+    # Without weights of its own, which would be drawn to be thrown away.
+    with init_empty_weights():
+        plain: PreTrainedModel = type(model)(config)
     plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
     return plain.eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from adalora.checkpoints import Artefact, load_artefact
-from adalora.checkpoints.files import listed
+from adalora.checkpoints.files import listed, not_finite
 from adalora.errors import UserError
 
 __all__ = ["load_source"]
@@ -27,7 +27,7 @@ def load_source(folder: Path, *, base_model: str | None = None) -> Artefact:
     model = artefact.model
     if artefact.description.torch_dtype in (torch.float16, torch.bfloat16):
         model = model.float()
-    broken = [name for name, value in model.named_parameters() if not value.isfinite().all()]
+    broken = not_finite(model.named_parameters())
     if broken:
         raise UserError(
             f"The model in {folder} cannot be exported: {listed(broken)} holds NaN or infinity. "

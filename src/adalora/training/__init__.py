@@ -17,6 +17,7 @@ from adalora.training.build import (
     settings_of,
 )
 from adalora.training.callback import AdaLoraCallback
+from adalora.training.combinations import check_combination
 from adalora.training.course import course_settings
 from adalora.training.folders import (
     clear_earlier_run,
@@ -54,6 +55,7 @@ __all__ = [
     "build_metrics",
     "build_model",
     "build_tokenizer",
+    "check_combination",
     "check_schedule",
     "clear_earlier_run",
     "configure_logging",

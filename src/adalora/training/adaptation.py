@@ -211,6 +211,16 @@ class AdaLora:
             self.threshold = threshold
         return self.budget, threshold
 
+    def at_target(self, steps: int) -> bool:
+        """Whether the budget is at its target for good, once ``steps`` steps were made.
+
+        Without a final phase no step is of that kind, and every one passes.
+        """
+        schedule = None if self.allocator is None else self.allocator.schedule
+        if schedule is None or schedule.final_warmup == 0:
+            return True
+        return steps - 1 > schedule.total_step - schedule.final_warmup
+
     def rank_pattern(self) -> dict[str, int]:
         """Triplets kept per matrix, keyed ``<module>.lora_E``; the initial ranks without one."""
         if self.allocator is not None:
@@ -220,6 +230,13 @@ class AdaLora:
             for name, module in self.model.named_modules()
             if isinstance(module, SVDLinear) and module.r > 0
         }
+
+    def count_triplets(self) -> int:
+        """Triplets with a singular value other than zero; it waits for the device.
+
+        More than the pattern's where the last step pruned nothing: pruned ones have grown again.
+        """
+        return sum(int(layer.lora_E.count_nonzero()) for layer in self.svd_layers)
 
     def finish(self) -> None:
         """Check at the end of training that the allocator did its work.

@@ -348,6 +348,13 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     warmup_ratio: float | None = field(
         default=None, metadata=_help("Learning-rate warm-up as a fraction of all steps.")
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata=_help(
+            "Stop after this many evaluations in a row without a better one; under AdaLoRA those "
+            "at the final budget count. Needs --eval_strategy and --load_best_model_at_end."
+        ),
+    )
     cls_dropout: float | None = field(
         default=None, metadata=_help("Dropout before the classifier; default: the model's own.")
     )
@@ -386,6 +393,8 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             raise
         except (ValueError, TypeError) as error:
             raise UserError(f"The training flags do not fit together: {error}") from error
+        self._check_checkpointing()
+        self._check_optimizer()
 
     def _take_old_names(self) -> None:
         """Carry the values of flags that transformers renamed or removed to where they live now."""
@@ -418,6 +427,42 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                     "--fp16 needs a GPU and this run is on the CPU; use --bf16 there, or no flag."
                 )
 
+    def _check_checkpointing(self) -> None:
+        """Under two names, the second of which transformers 5.23 brought."""
+        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            options = getattr(self, name, None)
+            if isinstance(options, dict) and options.get("use_reentrant"):
+                raise UserError(
+                    f"--{name} asks for use_reentrant, which loses the adapters' gradients where "
+                    "the embeddings are frozen; leave it out."
+                )
+
+    def _check_optimizer(self) -> None:
+        try:
+            transformers.Trainer.get_optimizer_cls_and_kwargs(self)
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--optim {self.optimizer_name} needs a package that is not here ({reason}); "
+                "install it, or choose adamw_torch_fused, adamw_torch, adafactor or sgd."
+            ) from error
+        except ValueError as error:
+            # Some want the model, which is not there yet.
+            if "model" not in str(error):
+                raise UserError(
+                    f"--optim {self.optimizer_name} cannot be used: {error}."
+                ) from error
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer as ``--optim`` names it."""
+        return str(getattr(self.optim, "value", self.optim))
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether the optimizer leaves the step's gradients there, as AdaLoRA needs them."""
+        return not self.optimizer_name.endswith(("lomo", "layerwise"))
+
     def _check(self) -> None:
         for name, value in (
             ("eval_strategy", self.eval_strategy),
@@ -429,6 +474,17 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             raise UserError(
                 f"--cls_dropout is {self.cls_dropout}; it must be at least 0 and below 1."
             )
+        patience = self.early_stopping_patience
+        if patience is not None:
+            if patience < 1:
+                raise UserError(f"--early_stopping_patience is {patience}; it must be at least 1.")
+            strategy = str(getattr(self.eval_strategy, "value", self.eval_strategy))
+            if strategy == "no" or not self.load_best_model_at_end:
+                raise UserError(
+                    f"--early_stopping_patience {patience} compares evaluations and ends with the "
+                    "best model, so it needs --eval_strategy epoch --save_strategy epoch "
+                    "--load_best_model_at_end (or steps in both places)."
+                )
         positive = ("per_device_train_batch_size", "per_device_eval_batch_size")
         for name in (*positive, "gradient_accumulation_steps"):
             if getattr(self, name) < 1:

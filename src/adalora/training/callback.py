@@ -8,13 +8,21 @@ trainer calls the allocator. A callback cannot reach the loss: with a stock Trai
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from adalora.training.adaptation import AdaLora
+from adalora.training.optimizer_state import advance_scheduler
 
-__all__ = ["AdaLoraCallback", "LogLastStep"]
+__all__ = ["AdaLoraCallback", "LearningRateByStep", "LogLastStep", "StopEarly"]
 
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
@@ -56,3 +64,41 @@ class LogLastStep(TrainerCallback):  # type: ignore[misc]
         """Ask for a record at the end of the run."""
         if state.global_step >= state.max_steps:
             control.should_log = True
+
+
+class LearningRateByStep(TrainerCallback):  # type: ignore[misc]
+    """Keeps the learning rate, like the budget, a function of the step's index alone.
+
+    Whether a step that overflowed in float16 moves the learning rate on would otherwise depend on
+    the optimizer: fused ones pass over such a step inside their kernel, unseen by the Trainer.
+    """
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make up for the step that the schedule missed."""
+        if isinstance(lr_scheduler, LambdaLR) and lr_scheduler.last_epoch < state.global_step:
+            advance_scheduler(lr_scheduler, state.global_step - lr_scheduler.last_epoch)
+
+
+class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
+    """transformers' early stopping, which a resumed run remembers.
+
+    Under AdaLoRA no evaluation before the final budget is taken for the best (see
+    ``AdaLoraTrainer``), so none counts against the patience either.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count on from the checkpoint; a run that had stopped stays so, unless patience grew."""
+        known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
+        stored = known.get(type(self).__name__, {})
+        counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        self.early_stopping_patience_counter = counted
+        control.should_training_stop = counted >= self.early_stopping_patience

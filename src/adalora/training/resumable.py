@@ -321,7 +321,8 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """One epoch; none where the checkpoint was the last, after which the Trainer would step."""
-        if self.state.global_step < self.state.max_steps:
+        over = self.state.global_step >= self.state.max_steps or self.control.should_training_stop
+        if not over:
             super()._run_epoch(*args, **kwargs)
 
     @property

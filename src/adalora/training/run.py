@@ -307,6 +307,12 @@ class Run:
                 f"In {allocator.skipped_steps} of {allocator.updates_due} steps a gradient was "
                 "missing or not finite, and importance was left as it was."
             )
+        held = 0 if self.adaptation is None else self.adaptation.count_triplets()
+        if allocator is not None and held > allocator.target_rank:
+            found.append(
+                f"The run ended with {held} triplets, above its target of {allocator.target_rank}: "
+                "train to the end of the schedule, with a --final_warmup above 0."
+            )
         for split, metrics in self.metrics.items():
             value = metrics.get(f"eval_{main_metric_of(self.data.task, self.data.is_regression)}")
             majority = self.data.majority_score(split)

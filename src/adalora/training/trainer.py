@@ -1,23 +1,33 @@
 """The installed Hugging Face Trainer, with AdaLoRA in its training step.
 
 What it adds: the penalty in the training loss only, the allocator after each optimizer step, a
-right loss scale under accumulation and several processes, and the method's numbers in the logs. Its
-checkpoints are those of ``resumable.py``.
+right loss scale under accumulation and several processes, the best model among those at the final
+budget, and the method's numbers in the logs. Its checkpoints are those of ``resumable.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import find_batch_size
 
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
-from adalora.training.callback import AdaLoraCallback, LogLastStep
+from adalora.training.callback import (
+    AdaLoraCallback,
+    LearningRateByStep,
+    LogLastStep,
+    StopEarly,
+)
 from adalora.training.consistency import consistency_loss, mask_tokens
 from adalora.training.resumable import ResumableTrainer
 
 __all__ = ["AdaLoraTrainer"]
+
+#: Key under which a batch carries the weight of its loss.
+LOSS_WEIGHT = "loss_weight"
 
 
 class AdaLoraTrainer(ResumableTrainer):
@@ -56,6 +66,9 @@ class AdaLoraTrainer(ResumableTrainer):
         self.masking_prob = masking_prob
         self._task_loss: Tensor | None = None
         self.add_callback(LogLastStep())
+        self.add_callback(LearningRateByStep())
+        if patience := getattr(self.args, "early_stopping_patience", None):
+            self.add_callback(StopEarly(patience))
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
 
@@ -71,16 +84,39 @@ class AdaLoraTrainer(ResumableTrainer):
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        weight = inputs.pop(LOSS_WEIGHT, 1.0)
         if self.reg_loss_wgt > 0:
             loss = self._consistency_loss(model, inputs)
         else:
             loss = cast(Tensor, super().compute_loss(model, inputs))
+        loss = loss * weight
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
             return loss
         penalty = self.adaptation.penalty()
         self.penalty.add(penalty)
         return loss + penalty.to(loss.device)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step; the mean of their losses is to be that of all its examples.
+
+        The last batch of an epoch may be smaller than those before it, and its examples would
+        count for more: it carries a weight, and so do they.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [int(find_batch_size(batch) or 0) * self.args.world_size for batch in batches]
+        loader = self.accelerator.gradient_state
+        if self.args.world_size > 1 and loader.end_of_dataloader and loader.remainder > 0:
+            sizes[-1] = loader.remainder
+        if len(set(sizes)) > 1:
+            share = len(sizes) / sum(sizes)
+            batches = [
+                {**batch, LOSS_WEIGHT: size * share * batch.get(LOSS_WEIGHT, 1.0)}
+                for batch, size in zip(batches, sizes, strict=True)
+            ]
+        return batches, items
 
     def _consistency_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         tokenizer: Any = self.processing_class
@@ -100,6 +136,22 @@ class AdaLoraTrainer(ResumableTrainer):
         if self.penalty.count == 0 or self._task_loss is None:
             return total
         return self._task_loss.mean() / self.current_gradient_accumulation_steps
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether these scores are the best so far, of a model at its final budget.
+
+        One that still holds more triplets is none that the run was asked for, however good.
+        """
+        if self.adaptation is not None and not self.adaptation.at_target(self.state.global_step):
+            return False
+        try:
+            return bool(super()._determine_best_metric(metrics=metrics, trial=trial))
+        except KeyError as error:
+            known = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise UserError(
+                f"--metric_for_best_model is {self.args.metric_for_best_model!r}, and an "
+                f"evaluation gives {known}; choose one of them."
+            ) from error
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the method's numbers to the Trainer's; the only place that waits for the device."""
