@@ -4,7 +4,8 @@ AdaLoRA (arXiv 2303.10512) algorithm 1, in the order of the published code (Qing
 ``loralib/adalora.py``): after each optimizer step, importance is updated from the step's gradients,
 and when the schedule says so all but the best b(t) triplets have their singular value set to zero.
 They keep receiving gradient, so that a triplet can come back before the final phase, in which
-importance stands still. Selection is one sort on the device; nothing waits for the host.
+importance stands still. A step with a gradient that is not finite is no step for importance, while
+the schedule goes on by its index. Selection is one sort on the device; nothing waits for the host.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .importance import Importance
+from .importance import FACTORS, Importance
 from .schedule import BudgetSchedule
 from .svd import require_svd_layers
 
@@ -70,8 +71,7 @@ class RankAllocator:
             raise ValueError(
                 f"tb_writter_loginterval must be 1 or more, got {tb_writter_loginterval}"
             )
-        self.model = model
-        self._layers = require_svd_layers(model, "RankAllocator")
+        self._take(model)
         self.lora_init_rank = lora_r
         self.ave_target_rank = target_rank
         self.total_rank = sum(layer.r for layer in self._layers.values())
@@ -96,6 +96,13 @@ class RankAllocator:
         self._survivors: Tensor | None = None
         if total_step is not None:
             self.set_total_step(total_step)
+
+    def _take(self, model: nn.Module) -> None:
+        """Find the layers of ``model``, and the parameters that its optimizer steps with them."""
+        self.model = model
+        self._layers = require_svd_layers(model, "RankAllocator")
+        factors = {getattr(layer, name) for layer in self._layers.values() for name in FACTORS}
+        self._beside = [p for p in model.parameters() if p not in factors]
 
     def set_total_step(self, total_step: int) -> None:
         """Fix the length of the run.
@@ -138,13 +145,13 @@ class RankAllocator:
         """
         schedule = self._require_schedule()
         if model is not self.model:
-            self._layers = require_svd_layers(model, "RankAllocator")
-            self.model = model
+            self._take(model)
         self.global_step = global_step
         self.steps_seen += 1
         if global_step < schedule.total_step - schedule.final_warmup:
             self.updates_due += 1
-            counted = self.importance.update(self._layers)
+            beside = [p.grad for p in self._beside if p.grad is not None]
+            counted = self.importance.update(self._layers, beside)
             if counted is None:
                 self._skipped += 1
             else:

@@ -92,10 +92,18 @@ class Importance:
         return [getattr(layer, factor) for layer in layers.values()]
 
     @torch.no_grad()
-    def update(self, layers: Mapping[str, SVDLinear]) -> Tensor | None:
+    def update(
+        self, layers: Mapping[str, SVDLinear], beside: Sequence[Tensor] = ()
+    ) -> Tensor | None:
         """Take in the gradients of one step (eq. 10-12), with the weights after the step.
 
         A step with a gradient that is not finite leaves every average exactly as it was.
+
+        Args:
+            layers: as given to the constructor.
+            beside: gradients of the step's other parameters. One that is not finite means that the
+                step was none: the gradient scaler passed it over, or clipping by an infinite norm
+                made zeros of the layers' own gradients.
 
         Returns:
             Scalar bool on the device, whether the step counted; None if a gradient is missing.
@@ -109,6 +117,7 @@ class Importance:
             now[factor] = averages.products(parameters, gradients)
         # The product with a gradient that is not finite is not finite either.
         everything = [value for values in now.values() for value in values]
+        everything += [gradient.to(self.dtype) for gradient in beside]
         largest = torch.stack(torch._foreach_norm(everything, ord=float("inf")))
         finite = torch.isfinite(largest).all()
         # In the averages' own precision: a float32 weight would cost float64 its digits.
