@@ -6,22 +6,28 @@ microsoft/LoRA's.
 
 from __future__ import annotations
 
-from .allocator import RankAllocator
+from .allocator import SCORES, RankAllocator
 from .importance import Importance
 from .layers import Conv2d, Embedding, Linear, LoRALayer, MergedLinear
+from .magnitude import Magnitude
 from .regularizer import compute_frd_orth_regu, compute_orth_regu, orthogonality
-from .schedule import BudgetSchedule
+from .schedule import BudgetSchedule, GrowthSchedule, make_schedule
+from .selection import ALLOCATIONS
 from .state_dict import load_lora_state_dict, lora_state_dict, mark_only_lora_as_trainable
 from .svd import SVDLinear
 from .version import __version__
 
 __all__ = [
+    "ALLOCATIONS",
+    "SCORES",
     "BudgetSchedule",
     "Conv2d",
     "Embedding",
+    "GrowthSchedule",
     "Importance",
     "Linear",
     "LoRALayer",
+    "Magnitude",
     "MergedLinear",
     "RankAllocator",
     "SVDLinear",
@@ -30,6 +36,7 @@ __all__ = [
     "compute_orth_regu",
     "load_lora_state_dict",
     "lora_state_dict",
+    "make_schedule",
     "mark_only_lora_as_trainable",
     "orthogonality",
 ]

@@ -6,6 +6,9 @@ and when the schedule says so all but the best b(t) triplets have their singular
 They keep receiving gradient, so that a triplet can come back before the final phase, in which
 importance stands still. A step with a gradient that is not finite is no step for importance, while
 the schedule goes on by its index. Selection is one sort on the device; nothing waits for the host.
+
+Variants of it, each its own file: what is scored (``importance``, ``magnitude``), what a budget
+buys (``selection``), and what is masked in which kind of layer (``ranked``).
 """
 
 from __future__ import annotations
@@ -18,30 +21,42 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .importance import FACTORS, Importance
-from .schedule import BudgetSchedule
-from .svd import require_svd_layers
+from .importance import Importance
+from .magnitude import Magnitude
+from .ranked import factors_of, mask, ranked_layers
+from .records import write_allocation, write_orthogonality
+from .schedule import BudgetSchedule, make_schedule
+from .selection import ALLOCATIONS, Growth, Pruning
+
+SCORES = ("uncertainty", "sensitivity", "magnitude")
 
 
 class RankAllocator:
-    """Allocates the budget over the SVD layers of a model.
+    """Allocates the budget over the layers of a model; the original's, if nothing is said by name.
 
     Args:
         model: holds SVDLinear layers; it may be wrapped (DistributedDataParallel).
-        lora_r: initial rank per matrix, as told to the user; the model's own ranks count.
+        lora_r: initial rank per matrix, as told to the user; the model's own ranks count. With
+            ``allocation="grow"`` the largest rank per matrix, and every matrix starts with one
+            triplet.
         target_rank: mean rank per matrix at the end.
-        init_warmup: last step with the whole budget.
+        init_warmup: last step with the starting budget.
         final_warmup: steps at the end with the target budget.
-        mask_interval: steps between two prunings.
+        mask_interval: steps between two allocations.
         beta1: average of the sensitivity, in (0, 1).
         beta2: average of the uncertainty, in (0, 1).
         total_step: optimizer steps of the run; may be set later by ``set_total_step``.
         target_total_rank: triplets over the whole model at the end; overrides ``target_rank``.
         tb_writter: a TensorBoard SummaryWriter (the original's spelling).
         tb_writter_loginterval: steps between two records.
+        lora_type: ``svd`` allocates triplets of SVDLinear layers, ``frd`` doublets of plain LoRA
+            layers.
+        score: ``uncertainty`` (eq. 13), ``sensitivity`` (eq. 11 alone) or ``magnitude`` (|λ|).
+        allocation: ``prune`` from ``lora_r`` down to the target, or ``grow`` up to it from one.
 
     Raises:
-        ValueError: if the model has no SVD layer or a number is out of its range.
+        ValueError: if the model has no layer of that type, a number is out of its range, a word is
+            unknown, or doublets are to grow: a masked one gets no gradient.
     """
 
     def __init__(
@@ -58,19 +73,31 @@ class RankAllocator:
         target_total_rank: int | None = None,
         tb_writter: Any = None,
         tb_writter_loginterval: int = 500,
+        *,
+        lora_type: str = "svd",
+        score: str = "uncertainty",
+        allocation: str = "prune",
     ) -> None:
+        for name, word, known in (
+            ("score", score, SCORES),
+            ("allocation", allocation, ALLOCATIONS),
+        ):
+            if word not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+        if allocation == "grow" and lora_type == "frd":
+            raise ValueError("doublets of plain LoRA cannot grow: a masked one gets no gradient")
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0 < beta < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {beta}")
         if target_total_rank is None and target_rank > lora_r:
             raise ValueError(
-                f"target_rank {target_rank} is above lora_r {lora_r}: ranks are pruned from lora_r "
-                "down to target_rank"
+                f"target_rank {target_rank} is above lora_r {lora_r}, the largest rank of a matrix"
             )
         if tb_writter_loginterval < 1:
             raise ValueError(
                 f"tb_writter_loginterval must be 1 or more, got {tb_writter_loginterval}"
             )
+        self.lora_type, self.score, self.allocation = lora_type, score, allocation
         self._take(model)
         self.lora_init_rank = lora_r
         self.ave_target_rank = target_rank
@@ -84,34 +111,47 @@ class RankAllocator:
         self.beta1, self.beta2 = beta1, beta2
         self.tb_writter = tb_writter
         self.log_interval = tb_writter_loginterval
-        self.importance = Importance(self._layers, beta1, beta2)
+        self.importance: Importance | Magnitude
+        if score == "magnitude":
+            self.importance = Magnitude(self._layers)
+        else:
+            uncertain = score == "uncertainty"
+            self.importance = Importance(self._layers, beta1, beta2, uncertainty=uncertain)
         self.schedule: BudgetSchedule | None = None
         self.total_step: int | None = None
         self.global_step = -1
         self.steps_seen = 0
         self.updates_due = 0
         self.mask_events = 0
-        first = next(iter(self._layers.values())).lora_E
-        self._skipped = torch.zeros((), dtype=torch.int64, device=first.device)
-        self._survivors: Tensor | None = None
+        device = next(iter(self._layers.values())).lora_A.device
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._rule: Pruning | Growth = Pruning()
+        if allocation == "grow":
+            self._rule = Growth([layer.r for layer in self._layers.values()], device)
+        first = self._rule.first()
+        everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
+        self._survivors: Tensor = everything if first is None else first
         if total_step is not None:
             self.set_total_step(total_step)
 
     def _take(self, model: nn.Module) -> None:
         """Find the layers of ``model``, and the parameters that its optimizer steps with them."""
         self.model = model
-        self._layers = require_svd_layers(model, "RankAllocator")
-        factors = {getattr(layer, name) for layer in self._layers.values() for name in FACTORS}
+        self._layers = ranked_layers(model, self.lora_type)
+        names = factors_of(self._layers)
+        factors = {layer.get_parameter(n) for layer in self._layers.values() for n in names}
         self._beside = [p for p in model.parameters() if p not in factors]
 
     def set_total_step(self, total_step: int) -> None:
         """Fix the length of the run.
 
         Raises:
-            ValueError: as ``BudgetSchedule``.
+            ValueError: as ``BudgetSchedule`` or ``GrowthSchedule``.
         """
-        self.schedule = BudgetSchedule(
-            total_rank=self.total_rank,
+        self.schedule = make_schedule(
+            self.allocation,
+            most=self.total_rank,
+            matrices=len(self._layers),
             target_total_rank=self.target_rank,
             init_warmup=self.initial_warmup,
             final_warmup=self.final_warmup,
@@ -138,7 +178,8 @@ class RankAllocator:
         Returns:
             The budget in triplets, and the score at or below which triplets were pruned (scalar,
             on the model's device), None where nothing was pruned. With ties at the threshold the
-            earlier triplets survive.
+            earlier triplets survive. Where ranks grow, it is the score of the first matrix to get
+            none, and None between two allocations.
 
         Raises:
             ValueError: if the total number of steps was never set.
@@ -157,7 +198,8 @@ class RankAllocator:
             else:
                 self._skipped += ~counted
         budget = schedule.budget(global_step)
-        threshold = self._mask(budget) if schedule.masks(global_step) else None
+        threshold = self._select(budget) if schedule.masks(global_step) else None
+        self._mask(budget, chosen=threshold is not None)
         if self.tb_writter is not None and global_step % self.log_interval == 0:
             self._log(threshold)
         return budget, threshold
@@ -172,33 +214,31 @@ class RankAllocator:
         return self.schedule
 
     @torch.no_grad()
-    def _mask(self, budget: int) -> Tensor | None:
+    def _select(self, budget: int) -> Tensor | None:
+        """Choose the survivors; the threshold, or None where the budget is all triplets."""
         scores = self.importance.scores()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             # Averages may differ in the last bit between processes; one of them decides.
             dist.broadcast(scores, src=0)
-        ordered = torch.sort(scores, descending=True, stable=True)
+        order = self._rule.order(scores, self._survivors)
         survivors = torch.zeros_like(scores, dtype=torch.bool)
-        survivors[ordered.indices[:budget]] = True
+        survivors[order.indices[:budget]] = True
         self._survivors = survivors
         self.mask_events += 1
-        if budget == self.total_rank:
-            return None
-        values: list[Tensor] = [layer.lora_E for layer in self._layers.values()]
-        masked = torch.cat(values).masked_fill_(~survivors.unsqueeze(1), 0.0)
-        torch._foreach_copy_(values, self._split(masked))
-        return ordered.values[budget]
+        return None if budget == self.total_rank else order.scores[budget]
+
+    def _mask(self, budget: int, *, chosen: bool) -> None:
+        """Mask what did not survive, if that was chosen just now or holds at every step."""
+        if not (chosen or self._rule.holds_between):
+            return
+        reserved = self._rule.reserved(self._survivors) if budget < self.target_rank else None
+        mask(self._layers, self._survivors, reserved)
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
         return flat.split([layer.r for layer in self._layers.values()])
 
     def survivors(self) -> dict[str, Tensor]:
-        """``<module>.lora_E`` -> bool [r], which triplets the last pruning kept."""
-        if self._survivors is None:
-            return {
-                f"{path}.lora_E": torch.ones(layer.r, dtype=torch.bool, device=layer.lora_E.device)
-                for path, layer in self._layers.items()
-            }
+        """``<module>.lora_E`` -> bool [r], which triplets the last allocation kept."""
         parts = self._split(self._survivors)
         return {f"{path}.lora_E": part for path, part in zip(self._layers, parts, strict=True)}
 
@@ -213,35 +253,18 @@ class RankAllocator:
         """The original's attribute; as ``get_rank_pattern``, with or without TensorBoard."""
         return self.get_rank_pattern()
 
-    @torch.no_grad()
     def _log(self, threshold: Tensor | None) -> None:
-        """Write the original's records: ranks, budget and distance from orthonormality."""
-        writer, step = self.tb_writter, self.global_step
         if threshold is not None:
             pattern = self.get_rank_pattern()
-            for name, rank in pattern.items():
-                writer.add_scalar(f"Ranknum/{name}", rank, step)
-            kept = sum(
-                pattern[f"{path}.lora_E"] * (layer.in_features + layer.out_features)
-                for path, layer in self._layers.items()
-            )
-            writer.add_scalar("Budget/total_rank", sum(pattern.values()), step)
-            writer.add_scalar("Budget/mask_threshold", float(threshold), step)
-            writer.add_scalar("Budget/sum_param", kept, step)
-        distances = []
-        for path, layer in self._layers.items():
-            for name, rows in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B.T)):
-                gram = (rows @ rows.T).float()
-                distance = torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device))
-                distances.append((f"{path}.{name}", float(distance)))
-        for name, value in distances:
-            writer.add_scalar(f"Orth_regu_loss/{name}", value, step)
-        mean = sum(value for _, value in distances) / len(distances)
-        writer.add_scalar("train/orth_regu_loss", mean, step)
+            write_allocation(self.tb_writter, self.global_step, self._layers, pattern, threshold)
+        write_orthogonality(self.tb_writter, self.global_step, self._layers)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to continue exactly: tensors and plain values."""
         return {
+            "lora_type": self.lora_type,
+            "score": self.score,
+            "allocation": self.allocation,
             "schedule": asdict(self._require_schedule()),
             "betas": [self.beta1, self.beta2],
             "global_step": self.global_step,
@@ -257,9 +280,18 @@ class RankAllocator:
         """Continue where ``state_dict`` was taken.
 
         Raises:
-            ValueError: if the state is of another schedule, other betas or another model; the
-                difference is named and nothing is changed.
+            ValueError: if the state is of another variant, another schedule, other betas or another
+                model; the difference is named and nothing is changed.
         """
+        # States of before there were variants do not name theirs.
+        usual = {"lora_type": "svd", "score": "uncertainty", "allocation": "prune"}
+        other = [
+            f"{name} {state.get(name, word)} there, {getattr(self, name)} here"
+            for name, word in usual.items()
+            if state.get(name, word) != getattr(self, name)
+        ]
+        if other:
+            raise ValueError(f"the state is of another allocation: {'; '.join(other)}")
         here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}
         there = {**state["schedule"], "beta1": state["betas"][0], "beta2": state["betas"][1]}
         different = [

@@ -11,20 +11,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .ranked import RankedLayer, factors_of
 from .stacks import Stacks
-from .svd import SVDLinear
-
-FACTORS = ("lora_A", "lora_E", "lora_B")
 
 
 class _Averages:
-    """Sensitivity and uncertainty of one factor of every layer."""
+    """Sensitivity, and uncertainty unless it is not asked for, of one factor of every layer."""
 
-    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], dtype: torch.dtype, *, uncertainty: bool
+    ) -> None:
         self.stacks = Stacks(parameters)
         self.dtype = dtype
         self.sensitivity = [torch.zeros_like(s, dtype=dtype) for s in self._stack(parameters)]
-        self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
+        self.uncertainty = None
+        if uncertainty:
+            self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
 
     def _stack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return self.stacks.stack(tensors)
@@ -45,42 +47,62 @@ class _Averages:
             # Zero times infinity would be NaN.
             value.nan_to_num_(0.0, 0.0, 0.0)
         torch._foreach_lerp_(self.sensitivity, now, [weight1] * len(now))
+        if self.uncertainty is None:
+            return
         torch._foreach_sub_(now, self.sensitivity)
         torch._foreach_abs_(now)
         torch._foreach_lerp_(self.uncertainty, now, [weight2] * len(now))
 
     def scores(self, across: int | None) -> Tensor:
-        """Sensitivity · uncertainty (eq. 9), mean over dimension ``across``, group after group."""
-        products = [
-            sensitivity * uncertainty
-            for sensitivity, uncertainty in zip(self.sensitivity, self.uncertainty, strict=True)
-        ]
+        """s(·) of eq. 9, mean over dimension ``across``, group after group.
+
+        Sensitivity · uncertainty (eq. 13), or sensitivity alone.
+        """
+        entries = self.sensitivity
+        if self.uncertainty is not None:
+            entries = [
+                sensitivity * uncertainty
+                for sensitivity, uncertainty in zip(entries, self.uncertainty, strict=True)
+            ]
         if across is not None:
-            products = [product.mean(dim=across) for product in products]
-        return torch.cat([product.flatten() for product in products])
+            entries = [entry.mean(dim=across) for entry in entries]
+        return torch.cat([entry.flatten() for entry in entries])
 
 
 class Importance:
-    """Running averages over the factors of a set of SVD layers.
+    """Running averages over the factors of a set of layers.
 
     Args:
-        layers: module path -> layer; the order decides the order of the scores.
+        layers: module path -> layer, of one form; the order decides the order of the scores.
         beta1: average of the sensitivity (eq. 11).
         beta2: average of its uncertainty (eq. 12).
+        uncertainty: whether the score is sensitivity · uncertainty (eq. 13). Without it, the score
+            is the average sensitivity of eq. 11 ("s = sensitivity only" of table 4, where the paper
+            does not say which of eq. 10 and 11 it means; the raw one would be a single batch's).
     """
 
-    def __init__(self, layers: Mapping[str, SVDLinear], beta1: float, beta2: float) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, RankedLayer],
+        beta1: float,
+        beta2: float,
+        *,
+        uncertainty: bool = True,
+    ) -> None:
         self.paths = list(layers)
+        self.factors = factors_of(layers)
+        self.kinds = ("sensitivity", "uncertainty") if uncertainty else ("sensitivity",)
         self.beta1, self.beta2 = beta1, beta2
-        parameters = {factor: self._parameters(layers, factor) for factor in FACTORS}
+        parameters = {factor: self._parameters(layers, factor) for factor in self.factors}
         # One precision for all, float32 at least: products of small numbers vanish in half.
         self.dtype = torch.float32
         for parameter in (p for group in parameters.values() for p in group):
             self.dtype = torch.promote_types(self.dtype, parameter.dtype)
         self.averages = {
-            factor: _Averages(group, self.dtype) for factor, group in parameters.items()
+            factor: _Averages(group, self.dtype, uncertainty=uncertainty)
+            for factor, group in parameters.items()
         }
-        device = parameters["lora_E"][0].device
+        device = parameters["lora_A"][0].device
         ranks = [layer.r for layer in layers.values()]
         self._order = {
             factor: averages.stacks.order(ranks).to(device)
@@ -88,12 +110,12 @@ class Importance:
         }
 
     @staticmethod
-    def _parameters(layers: Mapping[str, SVDLinear], factor: str) -> list[Tensor]:
+    def _parameters(layers: Mapping[str, RankedLayer], factor: str) -> list[Tensor]:
         return [getattr(layer, factor) for layer in layers.values()]
 
     @torch.no_grad()
     def update(
-        self, layers: Mapping[str, SVDLinear], beside: Sequence[Tensor] = ()
+        self, layers: Mapping[str, RankedLayer], beside: Sequence[Tensor] = ()
     ) -> Tensor | None:
         """Take in the gradients of one step (eq. 10-12), with the weights after the step.
 
@@ -131,13 +153,16 @@ class Importance:
     def scores(self) -> Tensor:
         """Score of every triplet (eq. 9 and 13), [triplets], layer after layer.
 
-        Importance of the singular value, plus the mean over its row of Q and its column of P.
+        Importance of the singular value, plus the mean over its row of Q and its column of P; a
+        doublet has no singular value of its own.
         """
-        right, value, left = (
-            self.averages[factor].scores(across).index_select(0, self._order[factor])
-            for factor, across in zip(FACTORS, (2, None, 1), strict=True)
-        )
-        return value + (right + left)
+        vectors = self._scores("lora_A", across=2) + self._scores("lora_B", across=1)
+        if "lora_E" not in self.factors:
+            return vectors
+        return self._scores("lora_E", across=None) + vectors
+
+    def _scores(self, factor: str, *, across: int | None) -> Tensor:
+        return self.averages[factor].scores(across).index_select(0, self._order[factor])
 
     def _named(self, kind: str) -> dict[str, Tensor]:
         """The averages of one kind by parameter name, as views."""
@@ -148,12 +173,12 @@ class Importance:
         return {
             f"{path}.{factor}": views[factor][index]
             for index, path in enumerate(self.paths)
-            for factor in FACTORS
+            for factor in self.factors
         }
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The averages by parameter name."""
-        return {kind: self._named(kind) for kind in ("sensitivity", "uncertainty")}
+        return {kind: self._named(kind) for kind in self.kinds}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -162,7 +187,7 @@ class Importance:
         Raises:
             ValueError: if a name is missing, unknown, or of another shape.
         """
-        for kind in ("sensitivity", "uncertainty"):
+        for kind in self.kinds:
             stored, own = state[kind], self._named(kind)
             if set(stored) != set(own):
                 different = sorted(set(stored) ^ set(own))

@@ -3,6 +3,7 @@
 AdaLoRA (arXiv 2303.10512) §3.3 and appendix A: all of them up to ``init_warmup``, a cubic decay,
 then the target for the last ``final_warmup`` steps. The paper's eq. 14 has a slip of sign; this is
 the published code's form (QingruZhang/AdaLoRA, ``loralib/adalora.py``), with its rounding down.
+``GrowthSchedule`` has the same three phases with a budget that rises evenly in the middle one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ class BudgetSchedule:
     Args:
         total_rank: triplets at the start.
         target_total_rank: triplets at the end.
-        init_warmup: last step with the whole budget (tᵢ).
+        init_warmup: last step with the starting budget (tᵢ).
         final_warmup: steps at the end with the target budget (t_f).
-        mask_interval: steps between two prunings while the budget falls (ΔT).
+        mask_interval: steps between two allocations while the budget changes (ΔT).
         total_step: optimizer steps of the run (T).
 
     Raises:
@@ -40,33 +41,94 @@ class BudgetSchedule:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.mask_interval < 1:
             raise ValueError(f"mask_interval must be 1 or more, got {self.mask_interval}")
+        self._check_target()
+        if self.total_step <= self.init_warmup + self.final_warmup:
+            raise ValueError(
+                f"init_warmup {self.init_warmup} + final_warmup {self.final_warmup} leave no step "
+                f"for the ranks to change in: total_step is {self.total_step} and must be more "
+                "than their sum"
+            )
+
+    def _check_target(self) -> None:
         if self.target_total_rank > self.total_rank:
             raise ValueError(
                 f"the target of {self.target_total_rank} triplets is above the {self.total_rank} "
                 "that the model starts with: lower target_rank (or target_total_rank), or raise "
                 "lora_r"
             )
-        if self.total_step <= self.init_warmup + self.final_warmup:
-            raise ValueError(
-                f"init_warmup {self.init_warmup} + final_warmup {self.final_warmup} leave no step "
-                f"to prune in: total_step is {self.total_step} and must be more than their sum"
-            )
 
     def budget(self, step: int) -> int:
         """Triplets allowed after ``step``."""
-        decay_end = self.total_step - self.final_warmup
+        end = self.total_step - self.final_warmup
         if step <= self.init_warmup:
             return self.total_rank
-        if step > decay_end:
+        if step > end:
             return self.target_total_rank
-        left = 1 - (step - self.init_warmup) / (decay_end - self.init_warmup)
+        left = 1 - (step - self.init_warmup) / (end - self.init_warmup)
+        return self._between(left)
+
+    def _between(self, left: float) -> int:
+        """The budget where ``left`` of the middle phase is still to come."""
         span = self.total_rank - self.target_total_rank
         return int(self.target_total_rank + span * left**3)
 
     def masks(self, step: int) -> bool:
-        """Whether triplets are pruned after ``step``."""
+        """Whether triplets are chosen anew after ``step``."""
         if step <= self.init_warmup:
             return False
         if step > self.total_step - self.final_warmup:
             return True
         return step % self.mask_interval == 0
+
+
+@dataclass(frozen=True)
+class GrowthSchedule(BudgetSchedule):
+    """A budget that rises from ``total_rank`` to ``target_total_rank``, evenly over the steps.
+
+    IncreLoRA (arXiv 2308.12043) adds as many triplets every interval until the target is reached.
+    Departure: how many follows from the length of the middle phase, where IncreLoRA is told how
+    many and ends when it ends.
+
+    Args:
+        most: triplets that the model has room for, masked ones included.
+
+    Raises:
+        ValueError: as ``BudgetSchedule``; if the target is below the start or above the room; or
+            if ``final_warmup`` leaves no step in which the ranks are final.
+    """
+
+    most: int
+
+    def _check_target(self) -> None:
+        if not self.total_rank <= self.target_total_rank <= self.most:
+            raise ValueError(
+                f"ranks grow from {self.total_rank} triplets, one per matrix, to at most "
+                f"{self.most} (lora_r), and the target of {self.target_total_rank} lies outside: "
+                "change target_rank (or target_total_rank), or raise lora_r"
+            )
+        if self.final_warmup < 2:
+            raise ValueError(
+                f"final_warmup is {self.final_warmup}: growing ranks need at least 2 steps at the "
+                "target, because the last triplets are added in the first of them"
+            )
+
+    def _between(self, left: float) -> int:
+        span = self.target_total_rank - self.total_rank
+        return self.total_rank + int(span * (1 - left))
+
+
+def make_schedule(allocation: str, *, most: int, matrices: int, **phases: int) -> BudgetSchedule:
+    """The schedule of an allocation: ``prune`` from all triplets, ``grow`` from one per matrix.
+
+    Args:
+        allocation: ``prune`` or ``grow``.
+        most: triplets that the model has room for.
+        matrices: number of matrices.
+        **phases: the other fields of ``BudgetSchedule``.
+
+    Raises:
+        ValueError: as the schedule.
+    """
+    if allocation == "grow":
+        return GrowthSchedule(total_rank=matrices, most=most, **phases)
+    return BudgetSchedule(total_rank=most, **phases)

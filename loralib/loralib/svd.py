@@ -10,13 +10,15 @@ shapes, scale and initialisation as in QingruZhang/AdaLoRA, ``loralib/adalora.py
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import LinearAdapter, LoRALayer
 from .lowrank import lowrank_linear
+
+Adapted = TypeVar("Adapted", bound=LinearAdapter)
 
 # Modules that only wrap another one: the names under which they hold it are not part of a path.
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
@@ -128,24 +130,31 @@ class SVDLinear(LinearAdapter, nn.Linear):
 
 
 def svd_layers(model: nn.Module) -> dict[str, SVDLinear]:
-    """All SVD layers that carry an adapter, by module path, in the model's order.
+    """All SVD layers that carry an adapter, as ``adapted_layers``."""
+    return adapted_layers(model, SVDLinear)
+
+
+def adapted_layers(model: nn.Module, kind: type[Adapted]) -> dict[str, Adapted]:
+    """All layers of one kind that carry an adapter, by module path, in the model's order.
 
     Found by type. A path does not show wrappers (DistributedDataParallel's ``module``,
     torch.compile's ``_orig_mod``, FSDP's and activation checkpointing's), so it is the same
     before and after wrapping. A layer that appears twice is listed once.
     """
-    return dict(_walk(model, "", set()))
+    return dict(_walk(model, kind, "", set()))
 
 
-def _walk(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, SVDLinear]]:
+def _walk(
+    module: nn.Module, kind: type[Adapted], path: str, seen: set[nn.Module]
+) -> Iterator[tuple[str, Adapted]]:
     if module in seen:
         return
     seen.add(module)
-    if isinstance(module, SVDLinear) and module.has_adapter:
+    if isinstance(module, kind) and module.has_adapter:
         yield path, module
     for name, child in module.named_children():
         hidden = name in _WRAPPER_NAMES or (name == "module" and isinstance(module, _WRAPPERS))
-        yield from _walk(child, path if hidden else f"{path}.{name}".lstrip("."), seen)
+        yield from _walk(child, kind, path if hidden else f"{path}.{name}".lstrip("."), seen)
 
 
 def require_svd_layers(model: nn.Module, purpose: str) -> dict[str, SVDLinear]:

@@ -112,7 +112,8 @@ def test_exactly_the_budget_survives_ties_and_earlier_triplets_win(
         nn.init.ones_(layer.lora_E)
     scores = torch.tensor(values)
     allocator.importance.scores = lambda: scores.clone()  # type: ignore[method-assign]
-    threshold = allocator._mask(budget)
+    threshold = allocator._select(budget)
+    allocator._mask(budget, chosen=threshold is not None)
     kept = torch.cat([layer.lora_E.flatten() for layer in model]) != 0
     best = sorted(range(9), key=lambda i: (-values[i], i))[:budget]
     assert sorted(kept.nonzero().flatten().tolist()) == sorted(best)

@@ -11,10 +11,11 @@ import loralib
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
-__all__ = ["LORA_LAYERS", "LoRAType", "add_lora", "replace_module"]
+__all__ = ["LORA_LAYERS", "LoRAType", "RankedLayer", "add_lora", "replace_module"]
 
 LoRAType = Literal["frd", "svd"]
-LORA_LAYERS: dict[str, type[loralib.Linear] | type[loralib.SVDLinear]] = {
+RankedLayer = loralib.Linear | loralib.SVDLinear
+LORA_LAYERS: dict[str, type[RankedLayer]] = {
     "frd": loralib.Linear,
     "svd": loralib.SVDLinear,
 }

@@ -36,7 +36,8 @@ def count_parameters(
     """Count the parameters of a model that ``freeze_base`` has prepared.
 
     A triplet of an [out, in] matrix is ``in + out + 1`` parameters: a row of Q, a column of P and
-    a singular value. Departure: the original's log counts ``in + out``.
+    a singular value. Departure: the original's log counts ``in + out``. A doublet of plain LoRA
+    has no singular value.
 
     Args:
         model: with its adapters, and frozen where it does not train.
@@ -66,7 +67,7 @@ def _pruned(model: nn.Module, rank_pattern: Mapping[str, int]) -> int:
     layers = {
         f"{path}.lora_E": module
         for path, module in model.named_modules()
-        if isinstance(module, loralib.SVDLinear) and module.has_adapter
+        if isinstance(module, loralib.SVDLinear | loralib.Linear) and module.has_adapter
     }
     pruned = 0
     for key, rank in rank_pattern.items():
@@ -75,5 +76,6 @@ def _pruned(model: nn.Module, rank_pattern: Mapping[str, int]) -> int:
             raise UserError(f"The rank pattern names {key!r}, and the model has no such matrix.")
         if not 0 <= rank <= layer.r:
             raise UserError(f"The rank pattern keeps {rank} triplets of {key!r}, of {layer.r}.")
-        pruned += (layer.r - rank) * (layer.in_features + layer.out_features + 1)
+        values = 1 if isinstance(layer, loralib.SVDLinear) else 0
+        pruned += (layer.r - rank) * (layer.in_features + layer.out_features + values)
     return pruned

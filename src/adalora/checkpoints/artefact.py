@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import loralib
 from adalora.adapters.head import is_head
+from adalora.adapters.lora import RankedLayer
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.card import CARD_FILE, is_ours, model_card
 from adalora.checkpoints.description import MANIFEST, Description, read_description
@@ -81,7 +82,8 @@ def save_artefact(
     """Write the artefact of ``model`` to ``folder``.
 
     Triplets that pruning set to zero are left out, as many as ``rank_pattern`` allows; one that is
-    not zero is always kept, so that what is saved computes what ``model`` computes.
+    not zero is always kept, so that what is saved computes what ``model`` computes. Doublets of
+    plain LoRA likewise, if ``rank_pattern`` names their matrices.
 
     Args:
         folder: made if absent; other files in it are left alone.
@@ -179,14 +181,16 @@ def _collect(
         elif parameter.requires_grad:
             adapter[name] = parameter.detach()
     ranks: dict[str, int] = {}
+    ranked = _ranked_kinds(model, description, pattern)
     for path, module in model.named_modules():
-        if not (isinstance(module, loralib.SVDLinear) and module.has_adapter):
+        if not (isinstance(module, ranked) and module.has_adapter):
             continue
         key = f"{path}.lora_E"
         kept = _kept_triplets(module, pattern.pop(key, module.r))
         ranks[key] = len(kept)
-        factors = {"lora_A": module.lora_A[kept], "lora_E": module.lora_E[kept]}
-        factors["lora_B"] = module.lora_B[:, kept]
+        factors = {"lora_A": module.lora_A[kept], "lora_B": module.lora_B[:, kept]}
+        if isinstance(module, loralib.SVDLinear):
+            factors["lora_E"] = module.lora_E[kept]
         for name, tensor in factors.items():
             adapter.pop(f"{path}.{name}", None)
             if len(kept):
@@ -197,16 +201,30 @@ def _collect(
         raise UserError(
             f"The rank pattern names {listed(unknown)}, and the model has no such matrix."
         )
-    if description.lora is not None and description.lora.lora_type == "svd":
+    if description.lora is not None and (ranks or description.lora.lora_type == "svd"):
         # A matrix that the model no longer carries, because it was loaded with rank 0.
         every = (f"{path}.lora_E" for path in description.lora.targets)
         ranks = {key: ranks.get(key, 0) for key in every}
     return {ADAPTER_FILE: adapter, HEAD_FILE: head}, ranks
 
 
-def _kept_triplets(layer: loralib.SVDLinear, rank: int) -> Tensor:
+def _ranked_kinds(
+    model: nn.Module, description: Description, pattern: Mapping[str, int]
+) -> tuple[type[RankedLayer], ...]:
+    """Kinds of layers whose matrices have a rank each: plain LoRA's only where it was pruned."""
+    if description.lora is None or description.lora.lora_type == "svd":
+        return (loralib.SVDLinear,)
+    ranks = sum(m.r for m in model.modules() if isinstance(m, loralib.Linear) and m.has_adapter)
+    whole = description.lora.init_rank * len(description.lora.targets)
+    return (loralib.Linear,) if pattern or ranks < whole else ()
+
+
+def _kept_triplets(layer: RankedLayer, rank: int) -> Tensor:
     """Positions of the triplets to save: ``rank`` of the largest, and every one not zero."""
-    values = layer.lora_E.detach().abs().flatten()
+    if isinstance(layer, loralib.SVDLinear):
+        values = layer.lora_E.detach().abs().flatten()
+    else:
+        values = layer.lora_A.detach().norm(dim=1) * layer.lora_B.detach().norm(dim=0)
     count = min(layer.r, max(rank, int((values != 0).sum())))
     order = torch.argsort(values, descending=True, stable=True)
     return order[:count].sort().values

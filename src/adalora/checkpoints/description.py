@@ -17,6 +17,7 @@ import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
+from adalora.adapters.lora import RankedLayer
 from adalora.checkpoints.checks import (
     check_inside,
     check_kind,
@@ -261,11 +262,7 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
         return None
     first = next(iter(layers.values()))
     svd = isinstance(first, loralib.SVDLinear)
-    # After pruning to survivors the layers differ in rank, and ranknum keeps the initial one.
-    ranks = {
-        round(float(m.ranknum)) if isinstance(m, loralib.SVDLinear) else m.r
-        for m in layers.values()
-    }
+    ranks = {_initial_rank(layer) for layer in layers.values()}
     dropout = first.lora_dropout
     return LoRASettings(
         lora_type="svd" if svd else "frd",
@@ -274,6 +271,13 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
         lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
         targets=tuple(layers),
     )
+
+
+def _initial_rank(layer: RankedLayer) -> int:
+    """The rank that the scale divides by: pruning to survivors leaves layers of different ranks."""
+    if isinstance(layer, loralib.SVDLinear):
+        return round(float(layer.ranknum))
+    return round(layer.lora_alpha / layer.scaling) if layer.scaling else layer.r
 
 
 def _trained(model: nn.Module) -> tuple[str, ...]:

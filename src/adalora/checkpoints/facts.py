@@ -87,13 +87,14 @@ def _artefact(source: Path, description: Description) -> dict[str, Any]:
 def _checkpoint(folder: Path) -> dict[str, Any]:
     state = read_json(folder / _STATE)
     stored = shapes(folder / _TRAINABLE)
+    allocated = (folder / _ALLOCATOR).is_file()
     facts: dict[str, Any] = {
         "kind": "checkpoint",
         "path": str(folder),
         "step": state.get("global_step"),
         "max_steps": state.get("max_steps"),
         "epoch": state.get("epoch"),
-        "method": _method(stored, (folder / _ALLOCATOR).is_file()),
+        "method": _method(stored, allocated),
         "files": {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()},
         "metrics": _last_evaluation(state.get("log_history") or []),
         "best_metric": state.get("best_metric"),
@@ -104,10 +105,12 @@ def _checkpoint(folder: Path) -> dict[str, Any]:
         prod(shape) for name, shape in stored.items() if not name.endswith("ranknum")
     )
     values = [name for name in stored if name.endswith(".lora_E")]
-    if values:
+    if values or allocated:
+        # Plain LoRA that is pruned has no singular values.
+        ranked = values or [name for name in stored if name.endswith(".lora_A")]
         facts["triplets"] = {
             "kept": _kept(folder, values),
-            "initial": sum(stored[name][0] for name in values),
+            "initial": sum(stored[name][0] for name in ranked),
         }
     # A finished run has its description beside its checkpoints.
     if (folder.parent / MANIFEST).is_file():
@@ -123,7 +126,7 @@ def _method(names: Iterable[str], allocated: bool) -> str:
     if "lora_E" in ends:
         parts.append("AdaLoRA" if allocated else "LoRA (svd)")
     elif "lora_A" in ends:
-        parts.append("LoRA (frd)")
+        parts.append("LoRA (frd), pruned" if allocated else "LoRA (frd)")
     if any(".adapter." in name for name in names):
         parts.append("bottleneck adapters")
     return " + ".join(parts) or "parameters of the base"

@@ -225,9 +225,11 @@ def _rebuild_lora(
         layer = layer_class.from_linear(
             linear, r=rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
         )
+        # The scale divides by the initial rank, also after pruning.
         if isinstance(layer, loralib.SVDLinear):
-            # The original's scale divides by the initial rank, also after pruning.
             layer.ranknum.data.fill_(settings.init_rank)
             if settings.lora_alpha <= 0:
                 layer.scaling = float(settings.init_rank)
+        else:
+            layer.scaling = settings.lora_alpha / settings.init_rank
         replace_module(model, path, layer)

@@ -56,17 +56,20 @@ def low_rank_updates(artefact: Artefact) -> dict[str, LowRank]:
 
 
 def _update(layer: Any, settings: LoRASettings) -> LowRank:
+    # The original's scale: by the initial rank, also after pruning.
     if settings.lora_type == "frd":
         scale = settings.lora_alpha / settings.init_rank
-        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale)
-    alpha = settings.lora_alpha if settings.lora_alpha > 0 else float(settings.init_rank)
-    # The original's scale: by the initial rank, also after pruning.
-    scale = alpha / (settings.init_rank + 1e-5)
+    else:
+        alpha = settings.lora_alpha if settings.lora_alpha > 0 else float(settings.init_rank)
+        scale = alpha / (settings.init_rank + 1e-5)
     if isinstance(layer, loralib.SVDLinear):
         return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), _plain(layer.lora_E), scale)
+    if isinstance(layer, loralib.Linear):
+        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale)
     # Pruned to rank 0: the base's plain layer is in its place.
     inputs, outputs = layer.in_features, layer.out_features
-    return LowRank(torch.zeros(0, inputs), torch.zeros(outputs, 0), torch.zeros(0, 1), scale)
+    values = None if settings.lora_type == "frd" else torch.zeros(0, 1)
+    return LowRank(torch.zeros(0, inputs), torch.zeros(outputs, 0), values, scale)
 
 
 def _plain(parameter: nn.Parameter) -> Tensor:

@@ -22,7 +22,7 @@ class Schedule(Protocol):
 
     @property
     def init_warmup(self) -> int:
-        """Steps before the budget begins to fall."""
+        """Steps before the budget begins to change."""
 
     @property
     def final_warmup(self) -> int:
@@ -30,7 +30,7 @@ class Schedule(Protocol):
 
     @property
     def mask_interval(self) -> int:
-        """Steps between two prunings while the budget falls."""
+        """Steps between two allocations while the budget changes."""
 
     @property
     def total_step(self) -> int:
@@ -57,17 +57,19 @@ def budget_curve(
         raise ValueError(f"a curve of {width} x {height} is too small: 10 x 2 is the least")
     last = max(schedule.total_step - 1, 0)
     budgets = [schedule.budget(round(column * last / (width - 1))) for column in range(width)]
-    top = max(schedule.total_rank, 1)
+    start, target = schedule.total_rank, schedule.target_total_rank
+    top = max(start, target, 1)
     label_width = len(str(top))
     eighths = [round(budget * height * 8 / top) for budget in budgets]
-    # The target gets its label on the line that its columns end on.
-    target_line = max(-(-round(schedule.target_total_rank * height * 8 / top) // 8) - 1, 0)
+    # The lower end of the curve gets its label on the line that its columns end on.
+    lower = min(start, target)
+    lower_line = max(-(-round(lower * height * 8 / top) // 8) - 1, 0)
     lines = []
     for line in range(height - 1, -1, -1):
         if line == height - 1:
-            label = str(schedule.total_rank)
+            label = str(max(start, target))
         else:
-            label = str(schedule.target_total_rank) if line == target_line else ""
+            label = str(lower) if line == lower_line else ""
         cells = (min(max(level - 8 * line, 0), 8) for level in eighths)
         drawn = "".join(
             ("#" if cell >= 4 else " ") if ascii_only else _BLOCKS[cell] for cell in cells

@@ -41,7 +41,8 @@ class RunSummary:
         scores: in the order to show.
         rank_pattern: kept triplets of each matrix, keyed by the path of its ``lora_E``.
         init_rank: triplets that each matrix began with.
-        mask_events: how often the allocator pruned.
+        mask_events: how often the allocator chose triplets.
+        grown_from: triplets at the start, where ranks grew instead of being pruned.
         parameters_initial: adapter parameters as initialised.
         parameters_kept: adapter parameters as finally kept.
         parameters_head: trained parameters of pooler and classifier.
@@ -57,6 +58,7 @@ class RunSummary:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     init_rank: int = 0
     mask_events: int = 0
+    grown_from: int = 0
     parameters_initial: int = 0
     parameters_kept: int = 0
     parameters_head: int = 0
@@ -109,7 +111,10 @@ def run_summary(run: RunSummary) -> Group:
         rows.append((name, _score(score)))
         previous = score.evaluation_set
     before, after = run.init_rank * len(run.rank_pattern), sum(run.rank_pattern.values())
-    if run.rank_pattern and run.mask_events:
+    if run.rank_pattern and run.mask_events and run.grown_from:
+        text = f"grown {run.grown_from:,} -> {after:,} in {run.mask_events:,} allocations"
+        rows.append(("triplets", text))
+    elif run.rank_pattern and run.mask_events:
         rows.append(
             ("triplets", f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events")
         )

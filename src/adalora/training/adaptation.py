@@ -11,11 +11,13 @@ the original's trainer)::
         adaptation.step(step)          # the gradients must still be there
         optimizer.zero_grad()
     adaptation.finish()
+
+``AdaLoraSettings`` names its variants: other scores, ranks that grow, plain LoRA that is pruned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,11 +26,14 @@ from torch import Tensor, nn
 
 from adalora.errors import UserError
 from loralib import (
+    ALLOCATIONS,
+    SCORES,
     BudgetSchedule,
     Linear,
     RankAllocator,
     SVDLinear,
     compute_frd_orth_regu,
+    make_schedule,
     orthogonality,
 )
 
@@ -42,6 +47,13 @@ class AdaLoraSettings:
     ``init_warmup`` and ``final_warmup`` are steps, or fractions of all steps when below 1.
     ``target_total_rank`` (triplets in the whole model) overrides ``target_rank`` (mean per matrix).
     With ``allocate=False`` the ranks stay fixed and only the penalty is active.
+
+    ``importance_score`` (``uncertainty``, ``sensitivity``, ``magnitude``) says what a triplet is
+    judged by, ``allocation`` whether ranks are pruned (``prune``) or ``grow`` from one up to
+    those of the layers; ``prune_lora`` allocates doublets of plain LoRA layers instead of triplets.
+
+    Raises:
+        UserError: if a word is unknown, or doublets are to grow.
     """
 
     target_rank: int = 8
@@ -53,6 +65,25 @@ class AdaLoraSettings:
     beta2: float = 0.85
     orth_reg_weight: float = 0.1
     allocate: bool = True
+    importance_score: str = "uncertainty"
+    allocation: str = "prune"
+    prune_lora: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("importance_score", SCORES), ("allocation", ALLOCATIONS)):
+            word = getattr(self, name)
+            if word not in known:
+                raise UserError(f"{name} is {word!r}; choose one of {', '.join(known)}.")
+        if self.prune_lora and self.allocation == "grow":
+            raise UserError(
+                "Plain LoRA is pruned and cannot grow: a masked doublet gets no gradient; leave "
+                "--allocation grow out, or use --apply_adalora --lora_type svd."
+            )
+
+    @property
+    def grows(self) -> bool:
+        """Whether ranks start at one and grow."""
+        return self.allocate and self.allocation == "grow"
 
     def steps(self, total_steps: int) -> tuple[int, int]:
         """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
@@ -65,27 +96,30 @@ class AdaLoraSettings:
         """The budget over a run (paper §3.3 and appendix A).
 
         Args:
-            total_rank: triplets in the model at the start.
+            total_rank: triplets in the model, masked ones included.
             matrices: number of adapted matrices.
             total_steps: optimizer steps of the run.
 
         Raises:
-            UserError: if the warm-ups leave no step to shrink the budget in, or the target is
-                above the start.
+            UserError: if the warm-ups leave no step for the budget to change in, or the target
+                cannot be reached from the start.
         """
         init_warmup, final_warmup = self.steps(total_steps)
         target = self.target_total_rank
         if target is None:
             target = self.target_rank * matrices
         if init_warmup + final_warmup >= total_steps:
+            phase = "growth" if self.grows else "decay"
             raise UserError(
-                f"The schedule leaves no decay phase: init_warmup {init_warmup} + final_warmup "
+                f"The schedule leaves no {phase} phase: init_warmup {init_warmup} + final_warmup "
                 f"{final_warmup} steps fill the {total_steps} steps of this run. Lower them, or "
                 "give fractions of the run such as --init_warmup 0.1 --final_warmup 0.3."
             )
         try:
-            return BudgetSchedule(
-                total_rank=total_rank,
+            return make_schedule(
+                self.allocation,
+                most=total_rank,
+                matrices=matrices,
                 target_total_rank=target,
                 init_warmup=init_warmup,
                 final_warmup=final_warmup,
@@ -104,8 +138,8 @@ class AdaLora:
     """Penalty, allocation and state of one adapted model.
 
     Args:
-        model: holds ``loralib.SVDLinear`` layers (or ``loralib.Linear`` with ``allocate=False``);
-            an unwrapped model, not its DistributedDataParallel shell.
+        model: holds ``loralib.SVDLinear`` layers (or ``loralib.Linear`` with ``allocate=False`` or
+            ``prune_lora=True``); an unwrapped model, not its DistributedDataParallel shell.
         settings: the method's numbers.
         writer: a TensorBoard ``SummaryWriter``; records carry the original's tags.
         log_interval: steps between two records.
@@ -131,7 +165,12 @@ class AdaLora:
         self.allocator: RankAllocator | None = None
         self.budget: int | None = None
         self.threshold: Tensor | None = None
-        if settings.allocate and not self.svd_layers:
+        if settings.allocate and settings.prune_lora and not self.frd_layers:
+            raise UserError(
+                "prune_lora prunes plain LoRA and this model has no such layer; put them on with "
+                'adalora.adapters.add_lora(model, lora_type="frd", ...) first.'
+            )
+        if settings.allocate and not settings.prune_lora and not self.svd_layers:
             raise UserError(
                 "AdaLoRA prunes singular values and this model has no SVD layer; put them on with "
                 'adalora.adapters.add_lora(model, lora_type="svd", ...) first.'
@@ -140,14 +179,21 @@ class AdaLora:
             raise UserError("This model has no LoRA layer; adalora.adapters.add_lora adds them.")
 
     @property
+    def layers(self) -> Sequence[SVDLinear | Linear]:
+        """The layers that the method acts on."""
+        if self.settings.prune_lora:
+            return self.frd_layers
+        return self.svd_layers or self.frd_layers
+
+    @property
     def init_rank(self) -> int:
-        """The largest rank a matrix starts with."""
-        return max(layer.r for layer in self.svd_layers or self.frd_layers)
+        """The largest rank a matrix starts with; where ranks grow, the largest it may reach."""
+        return max(layer.r for layer in self.layers)
 
     @property
     def total_rank(self) -> int:
-        """Triplets in the whole model at the start."""
-        return sum(layer.r for layer in self.svd_layers or self.frd_layers)
+        """Triplets in the whole model, masked ones included."""
+        return sum(layer.r for layer in self.layers)
 
     def begin(self, total_steps: int) -> None:
         """Fix the length of the run; call it once, before the first step.
@@ -158,7 +204,7 @@ class AdaLora:
         if not self.settings.allocate:
             return
         settings = self.settings
-        schedule = settings.schedule(self.total_rank, len(self.svd_layers), total_steps)
+        schedule = settings.schedule(self.total_rank, len(self.layers), total_steps)
         try:
             self.allocator = RankAllocator(
                 self.model,
@@ -173,6 +219,9 @@ class AdaLora:
                 target_total_rank=schedule.target_total_rank,
                 tb_writter=self.writer,
                 tb_writter_loginterval=self.log_interval,
+                lora_type="frd" if settings.prune_lora else "svd",
+                score=settings.importance_score,
+                allocation=settings.allocation,
             )
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -184,14 +233,13 @@ class AdaLora:
         """
         weight = self.settings.orth_reg_weight
         if weight == 0:
-            first = (self.svd_layers or self.frd_layers)[0]
-            return torch.zeros((), device=first.lora_A.device)
+            return torch.zeros((), device=self.layers[0].lora_A.device)
         if self.svd_layers:
             return weight * orthogonality(self.svd_layers)
         return compute_frd_orth_regu(self.model, regu_weight=weight)
 
     def step(self, global_step: int) -> tuple[int | None, Tensor | None]:
-        """Update importance and, when the schedule says so, prune.
+        """Update importance and, when the schedule says so, allocate.
 
         Call it after ``optimizer.step()`` and before ``zero_grad()``.
 
@@ -200,7 +248,8 @@ class AdaLora:
 
         Returns:
             Budget in triplets, and the score at or below which triplets were pruned (scalar on
-            the model's device), or None where nothing was pruned.
+            the model's device; where ranks grow, of the first matrix to get no more), or None
+            where nothing was chosen.
         """
         if not self.settings.allocate:
             return None, None
@@ -222,14 +271,16 @@ class AdaLora:
         return steps - 1 > schedule.total_step - schedule.final_warmup
 
     def rank_pattern(self) -> dict[str, int]:
-        """Triplets kept per matrix, keyed ``<module>.lora_E``; the initial ranks without one."""
+        """Triplets kept per matrix, keyed ``<module>.lora_E``; those of the start before ``begin``.
+
+        Plain LoRA that is not pruned has none. Where it is, the key is the same, and counts
+        doublets.
+        """
         if self.allocator is not None:
             return self.allocator.get_rank_pattern()
-        return {
-            f"{name}.lora_E": module.r
-            for name, module in self.model.named_modules()
-            if isinstance(module, SVDLinear) and module.r > 0
-        }
+        ranked = self.frd_layers if self.settings.prune_lora else self.svd_layers
+        paths = {module: path for path, module in self.model.named_modules()}
+        return {f"{paths[layer]}.lora_E": 1 if self.settings.grows else layer.r for layer in ranked}
 
     def count_triplets(self) -> int:
         """Triplets with a singular value other than zero; it waits for the device.

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from adalora.errors import UserError
+from loralib import ALLOCATIONS, SCORES
 
 __all__ = [
     "AdaLoraTrainingArguments",
@@ -159,6 +160,28 @@ class MethodArguments:
             "aliases": ["--apply_rankselector"],
         },
     )
+    prune_lora: bool = field(
+        default=False,
+        metadata=_help(
+            "Prune plain LoRA (--lora_type frd) by the same score and budget, a column of B with "
+            "its row of A at a time (the paper's table 4); an ablation of --apply_adalora."
+        ),
+    )
+    importance_score: str = field(
+        default="uncertainty",
+        metadata=_help(
+            "What the budget is allocated by: `uncertainty` (sensitivity times uncertainty, as "
+            "published), `sensitivity` (without the uncertainty) or `magnitude` (of the singular "
+            "value alone); the last two are the paper's table 4."
+        ),
+    )
+    allocation: str = field(
+        default="prune",
+        metadata=_help(
+            "`prune`: ranks fall from --lora_r to --target_rank; `grow`: they start at 1 and grow "
+            "to it, to at most --lora_r in one matrix (in the manner of IncreLoRA)."
+        ),
+    )
     target_rank: int = field(default=16, metadata=_help("Average rank per matrix at the end."))
     target_total_rank: int | None = field(
         default=None,
@@ -187,8 +210,10 @@ class MethodArguments:
         if self.apply_adalora and not (self.apply_lora and self.lora_type == "svd"):
             raise UserError(
                 "--apply_adalora needs --apply_lora --lora_type svd: it prunes singular values, "
-                f"and here apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}."
+                f"and here apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}. "
+                "To prune plain LoRA, give --prune_lora instead."
             )
+        self._check_variants()
         if self.apply_lora and (self.lora_r is None or self.lora_r < 1):
             raise UserError(
                 f"--apply_lora needs --lora_r of at least 1, for example --lora_r 8; "
@@ -225,6 +250,29 @@ class MethodArguments:
             if not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.")
 
+    def _check_variants(self) -> None:
+        """Variants of the allocation, which do nothing where nothing is allocated."""
+        if self.prune_lora and not (self.apply_lora and self.lora_type == "frd"):
+            raise UserError(
+                "--prune_lora needs --apply_lora --lora_type frd: it prunes plain LoRA, and here "
+                f"apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}."
+            )
+        for name, value, known in (
+            ("importance_score", self.importance_score, SCORES),
+            ("allocation", self.allocation, ALLOCATIONS),
+        ):
+            if value not in known:
+                raise UserError(f"--{name} is {value!r}; choose {' or '.join(known)}.")
+            if value != known[0] and not self.allocates:
+                raise UserError(
+                    f"--{name} {value} does nothing without --apply_adalora or --prune_lora."
+                )
+
+    @property
+    def allocates(self) -> bool:
+        """Whether a budget of ranks is allocated over the matrices."""
+        return self.apply_adalora or self.prune_lora
+
     @property
     def target_modules(self) -> tuple[str, ...]:
         """The names in ``lora_module``, in the user's order.
@@ -240,8 +288,11 @@ class MethodArguments:
         """The method in a word or two, for summaries."""
         parts = []
         if self.apply_lora:
-            if self.apply_adalora:
-                parts.append("AdaLoRA")
+            if self.allocates:
+                name = "pruned LoRA" if self.prune_lora else "AdaLoRA"
+                grown = ", grown" if self.allocation == "grow" else ""
+                usual = self.importance_score == SCORES[0]
+                parts.append(name + grown + ("" if usual else f", by {self.importance_score}"))
             else:
                 parts.append("LoRA" if self.lora_type == "frd" else "SVD-LoRA (fixed rank)")
         if self.apply_adapter:

@@ -95,7 +95,10 @@ def settings_of(method: MethodArguments) -> AdaLoraSettings:
         beta1=method.beta1,
         beta2=method.beta2,
         orth_reg_weight=method.reg_orth_coef,
-        allocate=method.apply_adalora,
+        allocate=method.allocates,
+        importance_score=method.importance_score,
+        allocation=method.allocation,
+        prune_lora=method.prune_lora,
     )
 
 
@@ -103,7 +106,7 @@ def build_adaptation(
     model: nn.Module, method: MethodArguments, *, writer: Any = None
 ) -> AdaLora | None:
     """The method over ``model``, or None where nothing but the task loss is trained."""
-    if not method.apply_lora or not (method.apply_adalora or method.reg_orth_coef):
+    if not method.apply_lora or not (method.allocates or method.reg_orth_coef):
         return None
     return AdaLora(
         model,

@@ -72,7 +72,7 @@ def course_of_trainer(
         method = dataclasses.asdict(adaptation.settings)
         method["init_warmup"], method["final_warmup"] = adaptation.settings.steps(total_steps)
         method["reg_orth_coef"] = method.pop("orth_reg_weight")
-        method["apply_adalora"] = method.pop("allocate")
+        method["apply_adalora"] = method.pop("allocate") and not method["prune_lora"]
         method["total_rank"] = adaptation.total_rank
         settings |= method
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))

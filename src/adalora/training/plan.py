@@ -53,27 +53,28 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
 
     schedule, kept, problems = None, None, []
     method = arguments.method
-    if method.apply_adalora:
+    if method.allocates:
         settings = settings_of(method)
         adaptation = AdaLora(model, settings)
-        matrices = len(adaptation.svd_layers)
+        matrices = len(adaptation.layers)
         try:
             schedule = settings.schedule(adaptation.total_rank, matrices, steps)
         except UserError as error:
             problems.append(str(error))
         else:
-            share = schedule.target_total_rank / schedule.total_rank
+            share = schedule.target_total_rank / adaptation.total_rank
             kept = round(counts.adapter_initial * share)
             decay = steps - schedule.init_warmup - schedule.final_warmup
-            if decay < steps / 2:
+            if decay < steps / 2 and not settings.grows:
                 problems.append(
                     f"The decay phase is {decay} of {steps} steps; the paper's authors advise at "
                     "least half (QingruZhang/AdaLoRA, issue 19): shorten the warm-ups."
                 )
             if decay < method.mask_interval:
+                phase, change = ("growth", "rises") if settings.grows else ("decay", "falls")
                 problems.append(
-                    f"The decay phase of {decay} steps is shorter than --mask_interval "
-                    f"{method.mask_interval}: the budget falls in one cut at its end."
+                    f"The {phase} phase of {decay} steps is shorter than --mask_interval "
+                    f"{method.mask_interval}: the budget {change} at once at its end."
                 )
     where = arguments.data.task_name or arguments.data.train_file
     return PlanSummary(

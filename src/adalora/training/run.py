@@ -97,7 +97,7 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
         UserError: as ``AdaLoraSettings.schedule``.
     """
     method = arguments.method
-    if not method.apply_adalora:
+    if not method.allocates:
         return
     examples = len(data.splits["train"])
     if arguments.data.max_train_samples is not None:
@@ -108,8 +108,8 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
     target = method.target_rank if method.target_total_rank is None else 0
     if target > init_rank:
         raise UserError(
-            f"--target_rank {target} is above --lora_r {init_rank}: AdaLoRA prunes from lora_r "
-            "down to target_rank; swap or change them."
+            f"--target_rank {target} is above --lora_r {init_rank}, the largest rank that a matrix "
+            "can have; swap or change them."
         )
     settings = settings_of(method)
     steps = count_steps(examples, arguments.training)
@@ -275,6 +275,7 @@ class Run:
             rank_pattern=pattern,
             init_rank=self.adaptation.init_rank if self.adaptation is not None else 0,
             mask_events=allocator.mask_events if allocator is not None else 0,
+            grown_from=self._grown_from(),
             parameters_initial=counts.adapter_initial,
             parameters_kept=counts.adapter_kept,
             parameters_head=counts.head,
@@ -285,6 +286,12 @@ class Run:
             warnings=self._all_warnings(),
         )
         Console().print(run_summary(summary))
+
+    def _grown_from(self) -> int:
+        """Triplets that the model started with, where ranks grow; 0 where they do not."""
+        if self.adaptation is None or not self.adaptation.settings.grows:
+            return 0
+        return len(self.rank_pattern)
 
     def _scores(self) -> list[Score]:
         scores = []

@@ -1,0 +1,77 @@
+"""The layers whose rank is allocated, and what it means to mask one of their rank-one parts.
+
+``svd``: a triplet of an SVDLinear (column of P, singular value, row of Q) is masked by its singular
+value alone, so that it can come back. ``frd``: a doublet of a plain LoRA layer (column of B, row of
+A) has nothing else to mask and is zeroed whole: "prune LoRA" of AdaLoRA's table 4. Only the
+optimizer's momentum can bring it back, which is the weakness that the paper's §3.1 names.
+
+A matrix's rank goes by the name ``<module>.lora_E`` in both forms: plain LoRA is the case in which
+every singular value is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Linear
+from .svd import SVDLinear, adapted_layers, require_svd_layers
+
+RankedLayer = SVDLinear | Linear
+FORMS = ("svd", "frd")
+
+# What the singular value of a triplet in reserve is while ranks grow: it moves no output, and
+# lets the task's gradient reach the triplet's vectors (IncreLoRA's "advance learning").
+_RESERVED = 1e-5
+
+
+def ranked_layers(model: nn.Module, lora_type: str) -> Mapping[str, RankedLayer]:
+    """The layers of one form that carry an adapter, by module path, in the model's order.
+
+    Raises:
+        ValueError: if there is none, or ``lora_type`` is neither ``svd`` nor ``frd``.
+    """
+    if lora_type not in FORMS:
+        raise ValueError(f"lora_type must be svd or frd, got {lora_type!r}")
+    if lora_type == "svd":
+        return require_svd_layers(model, "RankAllocator")
+    layers = adapted_layers(model, Linear)
+    if not layers:
+        raise ValueError(
+            "RankAllocator with lora_type 'frd' needs at least one loralib.Linear with r > 0, and "
+            f"this {type(model).__name__} has none"
+        )
+    return layers
+
+
+def factors_of(layers: Mapping[str, RankedLayer]) -> tuple[str, ...]:
+    """Names of the parameters that share a triplet (or doublet) between them."""
+    first = next(iter(layers.values()))
+    return tuple(name for name in ("lora_A", "lora_E", "lora_B") if name in first._parameters)
+
+
+@torch.no_grad()
+def mask(
+    layers: Mapping[str, RankedLayer], survivors: Tensor, reserved: Tensor | None = None
+) -> None:
+    """Mask all triplets but the survivors, in place; as many operations for many layers as for few.
+
+    Args:
+        layers: from ``ranked_layers``.
+        survivors: bool [triplets], layer after layer.
+        reserved: bool [triplets], those that keep a singular value too small to move an output.
+    """
+    ranks = [layer.r for layer in layers.values()]
+    if "lora_E" not in factors_of(layers):
+        rows = list(survivors.unsqueeze(1).split(ranks))
+        columns = list(survivors.unsqueeze(0).split(ranks, dim=1))
+        torch._foreach_mul_([layer.lora_A for layer in layers.values()], rows)
+        torch._foreach_mul_([layer.lora_B for layer in layers.values()], columns)
+        return
+    values: list[Tensor] = [layer.get_parameter("lora_E") for layer in layers.values()]
+    masked = torch.cat(values).masked_fill_(~survivors.unsqueeze(1), 0.0)
+    if reserved is not None:
+        masked.masked_fill_(reserved.unsqueeze(1), _RESERVED)
+    torch._foreach_copy_(values, masked.split(ranks))
