@@ -28,6 +28,7 @@ from adalora.checkpoints.description import MANIFEST, Description, read_descript
 from adalora.checkpoints.files import file_checksum, listed, write_json, write_tensors
 from adalora.checkpoints.folder import check_files, find_artefact, prepared, publish, sole_writer
 from adalora.checkpoints.lineage import Origin, record_origins
+from adalora.checkpoints.peft_adapter import PEFT_FILES, load_peft_adapter, write_peft_adapter
 from adalora.checkpoints.rebuild import (
     ADAPTER_FILE,
     HEAD_FILE,
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 # What an artefact of another method would leave behind.
-_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json")
+_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,13 @@ def save_artefact(
         raise UserError(f"{target} already holds an artefact; pass overwrite=True to replace it.")
     tensors, ranks = _collect(model, description, dict(rank_pattern or {}))
     fingerprint = None
-    if "full" not in description.trained:
+    if ADAPTER_FILE in tensors:
         fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
     with sole_writer(target), prepared(target) as aside:
         for file, content in tensors.items():
             write_tensors(aside / file, content)
+        if "peft" in description.trained:
+            write_peft_adapter(model, aside)
         if tokenizer is not None:
             _save_tokenizer(tokenizer, aside)
         if MODEL_FILE in tensors:
@@ -168,6 +171,8 @@ def _collect(
     model: nn.Module, description: Description, pattern: dict[str, int]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
     """Tensors by file, and the ranks that are saved."""
+    if "peft" in description.trained:
+        return {}, pattern
     if "full" in description.trained:
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         return {MODEL_FILE: state}, {}
@@ -244,6 +249,14 @@ def load_artefact(
             )
         model = _load_base(str(source), description)
         check_whole(model, source)
+    elif "peft" in description.trained:
+        if beside is not None:
+            raise UserError(
+                f"The adapter in {source} is PEFT's, which shares no base with others here; load "
+                "it by itself."
+            )
+        model = _load_base(base_model or description.base_model, description, base_model)
+        model = load_peft_adapter(model, source)
     else:
         tensors = read_adapter(source, description)
         if beside is None or beside.base is None:

@@ -17,6 +17,7 @@ import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
+from adalora.adapters.peft_method import is_peft
 from adalora.checkpoints.checks import (
     check_inside,
     check_kind,
@@ -117,7 +118,7 @@ class Description:
             check_kind(name, getattr(self, name), bool)
         check_strings("trained", self.trained)
         for method in self.trained:
-            check_one_of("trained", method, METHODS)
+            check_one_of("trained", method, (*METHODS, "peft"))
         check_one_of("dtype", self.dtype, _DTYPES)
         self._check_task()
         self._check_adapters()
@@ -147,6 +148,9 @@ class Description:
             check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
             check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
         most = self.lora.init_rank if self.lora is not None else 0
+        if "peft" in self.trained:
+            # The initial rank stands in PEFT's own configuration.
+            most = _LARGEST_RANK
         for key, rank in self.rank_pattern.items():
             check_whole(f"the rank of {key}", rank, 0, most)
 
@@ -278,6 +282,8 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
 
 def _trained(model: nn.Module) -> tuple[str, ...]:
     """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
+    if is_peft(model):
+        return ("peft",)
     parameters = dict(model.named_parameters())
     adapters = {name: adapter_names(model, name) for name in ("lora", "bottleneck")}
     trained = [

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import transformers
 
+from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 
 __all__ = [
@@ -137,6 +138,13 @@ class MethodArguments:
     )
     adapter_type: str = field(default="houlsby", metadata=_help("`houlsby` or `pfeiffer`."))
     adapter_size: int = field(default=64, metadata=_help("Width of the bottleneck."))
+    peft_config: str | None = field(
+        default=None,
+        metadata=_help(
+            "Train a method of PEFT instead, for comparison: a JSON file with peft_type and its "
+            "arguments (examples/text-classification/peft/)."
+        ),
+    )
     apply_bitfit: bool = field(default=False, metadata=_help("Train the biases of the base."))
     reg_loss_wgt: float = field(
         default=0.0,
@@ -200,6 +208,7 @@ class MethodArguments:
             raise UserError(f"--adapter_path {self.adapter_path} needs --apply_adapter.")
         if self.reg_orth_coef and not self.apply_lora:
             raise UserError(f"--reg_orth_coef {self.reg_orth_coef} needs --apply_lora.")
+        self._check_peft()
         if self.masking_prob and not self.reg_loss_wgt:
             raise UserError(
                 f"--masking_prob {self.masking_prob} masks the second pass of the consistency "
@@ -225,6 +234,18 @@ class MethodArguments:
             if not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.")
 
+    def _check_peft(self) -> None:
+        """PEFT's methods stand alone: their loss and their layers are PEFT's."""
+        self.peft_values: dict[str, Any] | None = None
+        if self.peft_config is None:
+            return
+        for name in ("apply_lora", "apply_adapter", "apply_bitfit", "reg_loss_wgt"):
+            if getattr(self, name):
+                raise UserError(
+                    f"--peft_config {self.peft_config} and --{name} are two methods; give one."
+                )
+        self.peft_values = read_peft_values(self.peft_config)
+
     @property
     def target_modules(self) -> tuple[str, ...]:
         """The names in ``lora_module``, in the user's order.
@@ -238,6 +259,8 @@ class MethodArguments:
     @property
     def name(self) -> str:
         """The method in a word or two, for summaries."""
+        if self.peft_values is not None:
+            return peft_method_name(self.peft_values)
         parts = []
         if self.apply_lora:
             if self.apply_adalora:

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adalora.training.adaptation import AdaLora
+from adalora.training.peft_adalora import PeftAdaLora
 
 __all__ = ["AdaLoraCallback", "LogLastStep"]
 
@@ -20,7 +21,7 @@ __all__ = ["AdaLoraCallback", "LogLastStep"]
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     """Calls an ``AdaLora`` at the right moments of a Trainer's life."""
 
-    def __init__(self, adaptation: AdaLora) -> None:
+    def __init__(self, adaptation: AdaLora | PeftAdaLora) -> None:
         self.adaptation = adaptation
 
     def on_train_begin(

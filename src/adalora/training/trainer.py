@@ -15,6 +15,7 @@ from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
 from adalora.training.callback import AdaLoraCallback, LogLastStep
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.resumable import ResumableTrainer
 
 __all__ = ["AdaLoraTrainer"]
@@ -40,7 +41,7 @@ class AdaLoraTrainer(ResumableTrainer):
     def __init__(
         self,
         *args: Any,
-        adaptation: AdaLora | None = None,
+        adaptation: AdaLora | PeftAdaLora | None = None,
         reg_loss_wgt: float = 0.0,
         masking_prob: float = 0.0,
         **kwargs: Any,
@@ -55,6 +56,11 @@ class AdaLoraTrainer(ResumableTrainer):
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
         self._task_loss: Tensor | None = None
+        if isinstance(adaptation, PeftAdaLora) and self.label_smoother is not None:
+            raise UserError(
+                "PEFT's AdaLoRA adds its penalty to the loss that the model computes, and with "
+                "--label_smoothing_factor the model computes none; leave that out."
+            )
         self.add_callback(LogLastStep())
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
@@ -70,6 +76,8 @@ class AdaLoraTrainer(ResumableTrainer):
     ) -> Any:
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
+            if isinstance(self.adaptation, PeftAdaLora):
+                model = self.adaptation.classifier
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         if self.reg_loss_wgt > 0:
             loss = self._consistency_loss(model, inputs)
@@ -77,6 +85,11 @@ class AdaLoraTrainer(ResumableTrainer):
             loss = cast(Tensor, super().compute_loss(model, inputs))
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
+            return loss
+        if isinstance(self.adaptation, PeftAdaLora):
+            # PEFT's forward has added the penalty.
+            self._task_loss = self.adaptation.task_loss
+            self.penalty.add(loss.detach() - cast(Tensor, self._task_loss))
             return loss
         penalty = self.adaptation.penalty()
         self.penalty.add(penalty)
