@@ -8,6 +8,7 @@ from typing import Literal, cast
 from torch import nn
 
 import loralib
+from adalora.adapters.initialise import Initialisation, initialise
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
@@ -28,6 +29,7 @@ def add_lora(
     init_rank: int,
     lora_alpha: float,
     lora_dropout: float = 0.0,
+    lora_init: Initialisation = "gaussian",
 ) -> list[str]:
     """Replace linear layers by adapted ones that share their weights; nothing is copied.
 
@@ -41,6 +43,7 @@ def add_lora(
         init_rank: triplets per matrix, at least 1.
         lora_alpha: scale numerator; the scale is ``lora_alpha / init_rank``.
         lora_dropout: dropout probability on the adapters' input, in [0, 1).
+        lora_init: where the factors start (``adalora.adapters.initialise``).
 
     Returns:
         Paths of the adapted modules, in model order.
@@ -80,6 +83,7 @@ def add_lora(
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
         )
+        initialise(layer, lora_init)
         replace_module(model, path, layer)
     return list(found)
 

@@ -8,6 +8,7 @@ into them. Every mistake is a ``UserError`` that shows the value and what was ex
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 
+from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 
@@ -128,6 +130,20 @@ class MethodArguments:
     lora_dropout: float = field(
         default=0.0, metadata=_help("Dropout on the input of the low-rank update.")
     )
+    lora_init: str = field(
+        default="gaussian",
+        metadata=_help(
+            "Where the factors start: `gaussian` (as published) or `orthogonal` (orthonormal, so "
+            "that the penalty starts at zero)."
+        ),
+    )
+    lora_scaling: str = field(
+        default="standard",
+        metadata=_help(
+            "`standard`: lora_alpha / lora_r; `rank_stabilised`: lora_alpha / sqrt(lora_r) "
+            "(rsLoRA)."
+        ),
+    )
     lora_path: str | None = field(
         default=None,
         metadata=_help("Start from these LoRA weights: a run's model folder or a .bin file."),
@@ -190,6 +206,14 @@ class MethodArguments:
     def __post_init__(self) -> None:
         if self.lora_type not in ("frd", "svd"):
             raise UserError(f"--lora_type is {self.lora_type!r}; choose frd or svd.")
+        if self.lora_init not in INITIALISATIONS:
+            raise UserError(
+                f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
+            )
+        if self.lora_scaling not in ("standard", "rank_stabilised"):
+            raise UserError(
+                f"--lora_scaling is {self.lora_scaling!r}; choose standard or rank_stabilised."
+            )
         if self.adapter_type not in ("houlsby", "pfeiffer"):
             raise UserError(f"--adapter_type is {self.adapter_type!r}; choose houlsby or pfeiffer.")
         if self.apply_adalora and not (self.apply_lora and self.lora_type == "svd"):
@@ -245,6 +269,17 @@ class MethodArguments:
                     f"--peft_config {self.peft_config} and --{name} are two methods; give one."
                 )
         self.peft_values = read_peft_values(self.peft_config)
+
+    @property
+    def scaled_alpha(self) -> float:
+        """The scale's numerator over ``lora_r``, whichever scaling was chosen.
+
+        rsLoRA (arXiv 2312.03732) divides by the root of the rank, which is plain LoRA of a
+        ``lora_alpha`` larger by that root; so artefacts and exports need to know nothing of it.
+        """
+        if self.lora_scaling == "standard":
+            return self.lora_alpha
+        return self.lora_alpha * math.sqrt(self.lora_r or 0)
 
     @property
     def target_modules(self) -> tuple[str, ...]:

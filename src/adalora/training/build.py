@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adalora.adapters import add_bottleneck, add_lora, freeze_base
 from adalora.adapters.bottleneck import AdapterType
 from adalora.adapters.freeze import Method
+from adalora.adapters.initialise import Initialisation
 from adalora.adapters.lora import LoRAType
 from adalora.adapters.peft_method import add_peft
 from adalora.checkpoints import load_bottleneck, load_lora
@@ -96,8 +97,9 @@ def adapt(
             lora_type=cast(LoRAType, method.lora_type),
             targets=method.target_modules,
             init_rank=int(method.lora_r or 0),
-            lora_alpha=method.lora_alpha,
+            lora_alpha=method.scaled_alpha,
             lora_dropout=method.lora_dropout,
+            lora_init=cast(Initialisation, method.lora_init),
         )
         trained.append("lora")
         if method.lora_path:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from adalora.training.adaptation import AdaLora
-from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.parser import RunArguments
+from adalora.training.peft_adalora import PeftAdaLora
 
 __all__ = ["course_of_trainer", "course_settings", "differences"]
 
