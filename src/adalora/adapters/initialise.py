@@ -5,7 +5,7 @@ Each function works on one layer in place, and the layer computes what its base 
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -47,4 +47,4 @@ def _orthogonal(layer: loralib.Linear | loralib.SVDLinear) -> None:
     """
     nn.init.orthogonal_(layer.lora_A)
     if isinstance(layer, loralib.SVDLinear):
-        nn.init.orthogonal_(cast(nn.Parameter, layer.lora_B))
+        nn.init.orthogonal_(layer.lora_B)

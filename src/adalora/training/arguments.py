@@ -144,6 +144,13 @@ class MethodArguments:
             "(rsLoRA)."
         ),
     )
+    lora_plus_ratio: float = field(
+        default=1.0,
+        metadata=_help(
+            "LoRA+: learning rate of lora_B (with svd, of lora_E) over that of the rest, for "
+            "example 16."
+        ),
+    )
     lora_path: str | None = field(
         default=None,
         metadata=_help("Start from these LoRA weights: a run's model folder or a .bin file."),
@@ -226,6 +233,10 @@ class MethodArguments:
                 f"--apply_lora needs --lora_r of at least 1, for example --lora_r 8; "
                 f"got {self.lora_r}."
             )
+        if not (self.lora_plus_ratio > 0 and math.isfinite(self.lora_plus_ratio)):
+            raise UserError(f"--lora_plus_ratio is {self.lora_plus_ratio}; it must be above 0.")
+        if self.lora_plus_ratio != 1 and not self.apply_lora:
+            raise UserError(f"--lora_plus_ratio {self.lora_plus_ratio} needs --apply_lora.")
         if self.lora_path and not self.apply_lora:
             raise UserError(f"--lora_path {self.lora_path} needs --apply_lora.")
         if self.adapter_path and not self.apply_adapter:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
 from adalora.training.callback import AdaLoraCallback, LogLastStep
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.lora_plus import raise_learning_rate
 from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.resumable import ResumableTrainer
 
@@ -29,6 +31,8 @@ class AdaLoraTrainer(ResumableTrainer):
             how plain fine-tuning, BitFit and bottleneck adapters use the same Trainer.
         reg_loss_wgt: weight of the consistency loss (``adalora.training.consistency``), 0 for none.
         masking_prob: token masking probability of its second pass.
+        lora_plus_ratio: learning rate of the factor that starts at zero over that of the others
+            (``adalora.training.lora_plus``).
         **kwargs: those of ``ResumableTrainer`` and ``transformers.Trainer``.
     """
 
@@ -44,6 +48,7 @@ class AdaLoraTrainer(ResumableTrainer):
         adaptation: AdaLora | PeftAdaLora | None = None,
         reg_loss_wgt: float = 0.0,
         masking_prob: float = 0.0,
+        lora_plus_ratio: float = 1.0,
         **kwargs: Any,
     ) -> None:
         model = kwargs.get("model", args[0] if args else None)
@@ -55,6 +60,7 @@ class AdaLoraTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
+        self.lora_plus_ratio = lora_plus_ratio
         self._task_loss: Tensor | None = None
         if isinstance(adaptation, PeftAdaLora) and self.label_smoother is not None:
             raise UserError(
@@ -64,6 +70,14 @@ class AdaLoraTrainer(ResumableTrainer):
         self.add_callback(LogLastStep())
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, with LoRA+'s groups."""
+        given = self.optimizer is not None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.lora_plus_ratio != 1 and not given:
+            raise_learning_rate(optimizer, model or self.model, self.lora_plus_ratio)
+        return optimizer
 
     # ---- loss ----
 
@@ -130,6 +144,10 @@ class AdaLoraTrainer(ResumableTrainer):
         super().log(logs, *args, **kwargs)
 
     def _course(self) -> dict[str, Any]:
-        """What decides the course of this run: the consistency loss too."""
-        own = {"reg_loss_wgt": self.reg_loss_wgt, "masking_prob": self.masking_prob}
+        """What decides the course of this run: what only this Trainer knows too."""
+        own = {
+            "reg_loss_wgt": self.reg_loss_wgt,
+            "masking_prob": self.masking_prob,
+            "lora_plus_ratio": self.lora_plus_ratio,
+        }
         return super()._course() | own
