@@ -83,7 +83,7 @@ def add_lora(
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
         )
-        initialise(layer, lora_init)
+        initialise(layer, lora_init, path=path)
         replace_module(model, path, layer)
     return list(found)
 

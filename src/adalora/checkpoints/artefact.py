@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import loralib
 from adalora.adapters.head import is_head
+from adalora.checkpoints.anchored import with_anchor
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.card import CARD_FILE, is_ours, model_card
 from adalora.checkpoints.description import MANIFEST, Description, read_description
@@ -185,16 +186,22 @@ def _collect(
             adapter[name] = parameter.detach()
     ranks: dict[str, int] = {}
     for path, module in model.named_modules():
+        if isinstance(module, loralib.Linear) and module.has_adapter and module.is_anchored:
+            plain = {name: module.get_parameter(name).detach() for name in ("lora_A", "lora_B")}
+            for name, tensor in with_anchor(module, plain).items():
+                adapter[f"{path}.{name}"] = tensor
         if not (isinstance(module, loralib.SVDLinear) and module.has_adapter):
             continue
         key = f"{path}.lora_E"
         kept = _kept_triplets(module, pattern.pop(key, module.r))
-        ranks[key] = len(kept)
         factors = {"lora_A": module.lora_A[kept], "lora_E": module.lora_E[kept]}
         factors["lora_B"] = module.lora_B[:, kept]
+        if module.is_anchored:
+            factors = with_anchor(module, factors)
+        ranks[key] = len(factors["lora_E"])
         for name, tensor in factors.items():
             adapter.pop(f"{path}.{name}", None)
-            if len(kept):
+            if ranks[key]:
                 adapter[f"{path}.{name}"] = tensor.detach()
     # A matrix of rank 0 may be absent: loading leaves a plain linear layer in its place.
     unknown = [key for key, rank in pattern.items() if rank]

@@ -18,6 +18,7 @@ from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
 from adalora.adapters.peft_method import is_peft
+from adalora.checkpoints.anchored import stored_alpha
 from adalora.checkpoints.checks import (
     check_inside,
     check_kind,
@@ -265,6 +266,8 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
         return None
     first = next(iter(layers.values()))
     svd = isinstance(first, loralib.SVDLinear)
+    # What is taken off an anchored update (PiSSA) is stored with it, so the rank is twice as much.
+    times = 2 if first.is_anchored else 1
     # After pruning to survivors the layers differ in rank, and ranknum keeps the initial one.
     ranks = {
         round(float(m.ranknum)) if isinstance(m, loralib.SVDLinear) else m.r
@@ -273,8 +276,8 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
     dropout = first.lora_dropout
     return LoRASettings(
         lora_type="svd" if svd else "frd",
-        init_rank=max(ranks),
-        lora_alpha=float(first.lora_alpha),
+        init_rank=times * max(ranks),
+        lora_alpha=float(first.lora_alpha) if times == 1 else stored_alpha(first),
         lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
         targets=tuple(layers),
     )

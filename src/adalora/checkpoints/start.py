@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import loralib
 from adalora.adapters.freeze import adapter_names
 from adalora.adapters.head import is_head
+from adalora.adapters.initialise import update_scale
 from adalora.checkpoints.artefact import origins_of
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import MANIFEST, Description, read_description
@@ -275,16 +276,10 @@ def _fit(
             )
     result = {factor: factors[factor] for factor in needed}
     end = "lora_E" if svd else "lora_B"
-    ratio = _stored_scale(layer, factors, description, rank) / _scale(layer)
+    ratio = _stored_scale(layer, factors, description, rank) / update_scale(layer)
     if ratio != 1:
         result[end] = result[end] * ratio
     return result
-
-
-def _scale(layer: loralib.Linear | loralib.SVDLinear) -> float:
-    if isinstance(layer, loralib.SVDLinear):
-        return float(layer.scaling) / (float(layer.ranknum) + 1e-5)
-    return float(layer.scaling)
 
 
 def _stored_scale(

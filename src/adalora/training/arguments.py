@@ -133,8 +133,8 @@ class MethodArguments:
     lora_init: str = field(
         default="gaussian",
         metadata=_help(
-            "Where the factors start: `gaussian` (as published) or `orthogonal` (orthonormal, so "
-            "that the penalty starts at zero)."
+            "Where the factors start: `gaussian` (as published), `orthogonal` (orthonormal, so "
+            "that the penalty starts at zero) or `pissa` (the base's principal part)."
         ),
     )
     lora_scaling: str = field(
@@ -217,6 +217,20 @@ class MethodArguments:
             raise UserError(
                 f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
             )
+        if self.lora_init == "pissa" and self.apply_adalora:
+            raise UserError(
+                "--lora_init pissa and --apply_adalora do not go together: the triplets would be "
+                "the base's own principal ones, and pruning would cut them out of it."
+            )
+        if self.lora_init == "pissa" and self.lora_path:
+            raise UserError(
+                f"--lora_init pissa computes where to start from, and --lora_path {self.lora_path} "
+                "says where; give one."
+            )
+        if self.lora_init != "gaussian" and not self.apply_lora:
+            raise UserError(f"--lora_init {self.lora_init} needs --apply_lora.")
+        if self.lora_scaling != "standard" and not self.apply_lora:
+            raise UserError(f"--lora_scaling {self.lora_scaling} needs --apply_lora.")
         if self.lora_scaling not in ("standard", "rank_stabilised"):
             raise UserError(
                 f"--lora_scaling is {self.lora_scaling!r}; choose standard or rank_stabilised."

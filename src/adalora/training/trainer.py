@@ -76,7 +76,8 @@ class AdaLoraTrainer(ResumableTrainer):
         given = self.optimizer is not None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.lora_plus_ratio != 1 and not given:
-            raise_learning_rate(optimizer, model or self.model, self.lora_plus_ratio)
+            trained = cast(nn.Module, self.model if model is None else model)
+            raise_learning_rate(optimizer, trained, self.lora_plus_ratio)
         return optimizer
 
     # ---- loss ----
