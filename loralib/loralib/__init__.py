@@ -7,6 +7,7 @@ microsoft/LoRA's.
 from __future__ import annotations
 
 from .allocator import RankAllocator
+from .dora import DoRALinear
 from .importance import Importance
 from .layers import Conv2d, Embedding, Linear, LoRALayer, MergedLinear
 from .regularizer import compute_frd_orth_regu, compute_orth_regu, orthogonality
@@ -18,6 +19,7 @@ from .version import __version__
 __all__ = [
     "BudgetSchedule",
     "Conv2d",
+    "DoRALinear",
     "Embedding",
     "Importance",
     "Linear",

@@ -1,4 +1,4 @@
-"""Putting LoRA (``frd``) and AdaLoRA (``svd``) layers in the place of linear ones."""
+"""Putting LoRA (``frd``), AdaLoRA (``svd``) and DoRA layers in the place of linear ones."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from adalora.adapters.initialise import Initialisation, initialise
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
-__all__ = ["LORA_LAYERS", "LoRAType", "add_lora", "replace_module"]
+__all__ = ["LORA_LAYERS", "LoRAType", "add_lora", "lora_type_of", "replace_module"]
 
-LoRAType = Literal["frd", "svd"]
+LoRAType = Literal["frd", "svd", "dora"]
 LORA_LAYERS: dict[str, type[loralib.Linear] | type[loralib.SVDLinear]] = {
     "frd": loralib.Linear,
     "svd": loralib.SVDLinear,
+    "dora": loralib.DoRALinear,
 }
 
 
@@ -38,7 +39,7 @@ def add_lora(
 
     Args:
         model: a loaded model without LoRA layers.
-        lora_type: ``frd`` (W + BA, plain LoRA) or ``svd`` (W + PΛQ, AdaLoRA §3.1).
+        lora_type: ``frd`` (W + BA, plain LoRA), ``svd`` (W + PΛQ, AdaLoRA §3.1) or ``dora``.
         targets: names, as in ``find_targets``.
         init_rank: triplets per matrix, at least 1.
         lora_alpha: scale numerator; the scale is ``lora_alpha / init_rank``.
@@ -53,7 +54,7 @@ def add_lora(
             matrix's smaller side, or the model already has LoRA layers.
     """
     if lora_type not in LORA_LAYERS:
-        raise UserError(f"lora_type {lora_type!r} is unknown; choose frd or svd.")
+        raise UserError(f"lora_type {lora_type!r} is unknown; choose {', '.join(LORA_LAYERS)}.")
     if init_rank < 1:
         raise UserError(f"The initial rank (lora_r) must be at least 1, and is {init_rank}.")
     if not 0 <= lora_dropout < 1:
@@ -86,6 +87,12 @@ def add_lora(
         initialise(layer, lora_init, path=path)
         replace_module(model, path, layer)
     return list(found)
+
+
+def lora_type_of(layer: nn.Module) -> LoRAType:
+    """The type whose layer ``layer`` is; a DoRA layer is a Linear, so the last class decides."""
+    found = [name for name, kind in LORA_LAYERS.items() if isinstance(layer, kind)]
+    return cast(LoRAType, found[-1])
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

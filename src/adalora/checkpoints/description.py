@@ -17,6 +17,7 @@ import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
+from adalora.adapters.lora import LORA_LAYERS, lora_type_of
 from adalora.adapters.peft_method import is_peft
 from adalora.checkpoints.anchored import stored_alpha
 from adalora.checkpoints.checks import (
@@ -57,7 +58,7 @@ class LoRASettings:
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_one_of("lora_type", self.lora_type, ("frd", "svd"))
+        check_one_of("lora_type", self.lora_type, LORA_LAYERS)
         check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
         check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
         check_real("lora_dropout", self.lora_dropout, 0, 1)
@@ -265,7 +266,6 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
     if not layers:
         return None
     first = next(iter(layers.values()))
-    svd = isinstance(first, loralib.SVDLinear)
     # What is taken off an anchored update (PiSSA) is stored with it, so the rank is twice as much.
     times = 2 if first.is_anchored else 1
     # After pruning to survivors the layers differ in rank, and ranknum keeps the initial one.
@@ -275,7 +275,7 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
     }
     dropout = first.lora_dropout
     return LoRASettings(
-        lora_type="svd" if svd else "frd",
+        lora_type=lora_type_of(first),
         init_rank=times * max(ranks),
         lora_alpha=float(first.lora_alpha) if times == 1 else stored_alpha(first),
         lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,

@@ -30,7 +30,7 @@ from adalora.errors import UserError
 __all__ = ["load_bottleneck", "load_lora"]
 
 _LOGGER = logging.getLogger(__name__)
-_FACTORS = ("lora_A", "lora_E", "lora_B")
+_FACTORS = ("lora_A", "lora_E", "lora_B", "lora_magnitude")
 # Files of the original's folders.
 _ADAPTER_BIN = "pytorch_adapter.bin"
 _HEAD_BIN = "pytorch_model_head.bin"
@@ -87,8 +87,7 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
             end.zero_()
             for factor, tensor in plan.get(name, {}).items():
                 parameter: Tensor = getattr(layer, factor)
-                rows, columns = tensor.shape
-                parameter[:rows, :columns].copy_(tensor)
+                parameter[tuple(slice(size) for size in tensor.shape)].copy_(tensor)
                 filled.append(f"{name}.{factor}")
     record_origins(model, *stored_as.origins)
     return filled + _load_head(model, tensors, source)
@@ -253,19 +252,19 @@ def _fit(
 ) -> dict[str, Tensor]:
     """The factors as they go into ``layer``, its scale accounted for."""
     svd = isinstance(layer, loralib.SVDLinear)
-    needed = set(_FACTORS) if svd else {"lora_A", "lora_B"}
+    needed = set(_FACTORS) & set(layer._parameters)
     found = set(factors) - {"ranknum"}
     if found != needed:
         raise UserError(
             f"{source} holds {listed(sorted(found))} of {name}, and the model's "
-            f"{'svd' if svd else 'frd'} layers need {listed(sorted(needed))}; choose the "
-            "lora_type it was trained with."
+            f"layers need {listed(sorted(needed))}; choose the lora_type it was trained with."
         )
     rank = factors["lora_A"].shape[0] if factors["lora_A"].dim() else -1
     shapes = {
         "lora_A": (rank, layer.in_features),
         "lora_E": (rank, 1),
         "lora_B": (layer.out_features, rank),
+        "lora_magnitude": (layer.out_features,),
     }
     for factor in sorted(needed):
         if tuple(factors[factor].shape) != shapes[factor] or rank > layer.r:

@@ -69,6 +69,6 @@ def require_singular_values(description: Description, name: str) -> None:
     """Plain LoRA has no singular values for AdaLoRA's format."""
     if description.lora is None or description.lora.lora_type != "svd":
         raise UserError(
-            f"This run was trained with plain LoRA (lora_type frd), and {name} is AdaLoRA's "
-            "format; export with --to lora."
+            f"This run was trained by {description.method}, without singular values, and {name} "
+            "is AdaLoRA's format; export with --to lora."
         )

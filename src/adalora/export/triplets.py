@@ -28,6 +28,8 @@ class LowRank:
     up: Tensor
     values: Tensor | None
     scale: float
+    #: DoRA's norm of each output [out]; None for an update that is no more than low-rank.
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -56,9 +58,11 @@ def low_rank_updates(artefact: Artefact) -> dict[str, LowRank]:
 
 
 def _update(layer: Any, settings: LoRASettings) -> LowRank:
-    if settings.lora_type == "frd":
+    if settings.lora_type != "svd":
         scale = settings.lora_alpha / settings.init_rank
-        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale)
+        dora = isinstance(layer, loralib.DoRALinear)
+        magnitude = _plain(layer.lora_magnitude) if dora else None
+        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale, magnitude)
     alpha = settings.lora_alpha if settings.lora_alpha > 0 else float(settings.init_rank)
     # The original's scale: by the initial rank, also after pruning.
     scale = alpha / (settings.init_rank + 1e-5)

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from adalora.adapters.initialise import INITIALISATIONS
+from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 
@@ -27,6 +28,7 @@ __all__ = [
     "ModelArguments",
 ]
 
+_LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 BASE_DTYPES = {
     "float32": torch.float32,
@@ -112,7 +114,10 @@ class MethodArguments:
     apply_lora: bool = field(default=False, metadata=_help("Adapt with low-rank matrices."))
     lora_type: str = field(
         default="frd",
-        metadata=_help("`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q."),
+        metadata=_help(
+            "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a trained norm of "
+            "each output."
+        ),
     )
     lora_module: str = field(
         default="query,value",
@@ -211,8 +216,8 @@ class MethodArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.lora_type not in ("frd", "svd"):
-            raise UserError(f"--lora_type is {self.lora_type!r}; choose frd or svd.")
+        if self.lora_type not in LORA_LAYERS:
+            raise UserError(f"--lora_type is {self.lora_type!r}; choose {', '.join(LORA_LAYERS)}.")
         if self.lora_init not in INITIALISATIONS:
             raise UserError(
                 f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
@@ -326,7 +331,7 @@ class MethodArguments:
             if self.apply_adalora:
                 parts.append("AdaLoRA")
             else:
-                parts.append("LoRA" if self.lora_type == "frd" else "SVD-LoRA (fixed rank)")
+                parts.append(_LORA_NAMES[self.lora_type])
         if self.apply_adapter:
             parts.append(f"{self.adapter_type.capitalize()} adapters")
         if self.apply_bitfit:
