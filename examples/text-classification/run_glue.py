@@ -68,6 +68,7 @@ def train_and_evaluate(arguments: RunArguments) -> None:
         settings=at.course_settings(arguments),
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
+        lora_plus_ratio=arguments.method.lora_plus_ratio,
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,

@@ -7,6 +7,7 @@ microsoft/LoRA's.
 from __future__ import annotations
 
 from .allocator import SCORES, RankAllocator
+from .dora import DoRALinear
 from .importance import Importance
 from .layers import Conv2d, Embedding, Linear, LoRALayer, MergedLinear
 from .magnitude import Magnitude
@@ -22,6 +23,7 @@ __all__ = [
     "SCORES",
     "BudgetSchedule",
     "Conv2d",
+    "DoRALinear",
     "Embedding",
     "GrowthSchedule",
     "Importance",

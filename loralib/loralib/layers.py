@@ -171,6 +171,54 @@ class LinearAdapter(LoRALayer):
     out_features: int
     bias: nn.Parameter | None
     fan_in_fan_out: bool
+    lora_anchor_A: Tensor
+    lora_anchor_B: Tensor
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether the update is measured from where ``anchor`` was called."""
+        return "lora_anchor_A" in self._buffers
+
+    @torch.no_grad()
+    def anchor(self) -> None:
+        """Take the update as it is now off every later one, so that it is zero now.
+
+        PiSSA (arXiv 2404.02948) starts the factors from the principal part of the base weight and
+        trains them beside the residual W - B₀A₀. Here the residual is never formed: the base keeps
+        its weight, exact in any precision and the same for all who share it, and two buffers keep
+        the part to take off, ``lora_anchor_A`` [r, in] with the scale in it and ``lora_anchor_B``
+        [out, r]. With dropout on the adapter's input the difference alone is dropped, never the
+        principal part.
+
+        Raises:
+            ValueError: if the layer has no adapter.
+        """
+        self._require_adapter()
+        down, up = self._factors()
+        self.register_buffer("lora_anchor_A", down.clone())
+        self.register_buffer("lora_anchor_B", up.clone())
+
+    def _release_anchor(self) -> None:
+        self._buffers.pop("lora_anchor_A", None)
+        self._buffers.pop("lora_anchor_B", None)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """The trained product as down [r, in], the scale in it, and up [out, r]."""
+        raise NotImplementedError
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        """The update likewise; of rank 2r where it is anchored."""
+        down, up = self._factors()
+        if not self.is_anchored:
+            return down, up
+        down = torch.cat([down, self.lora_anchor_A])
+        return down, torch.cat([up, -self.lora_anchor_B], dim=1)
+
+    def delta_weight(self) -> Tensor:
+        """The update as [out, in], in the adapter's dtype."""
+        self._require_adapter()
+        down, up = self._update()
+        return up @ down
 
     def _base(self) -> Tensor:
         """Base (or merged) weight as [out, in], whatever way round it is stored."""
@@ -274,20 +322,20 @@ class Linear(LinearAdapter, nn.Linear):
 
     def reset_lora_parameters(self) -> None:
         """Draw lora_A as torch draws a Linear's weight; set lora_B to zero."""
+        self._release_anchor()
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
 
-    def delta_weight(self) -> Tensor:
-        """(lora_alpha / r) · B A as [out, in], in the adapter's dtype."""
-        self._require_adapter()
-        return (self.lora_B @ self.lora_A) * self.scaling
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        return self.lora_A * self.scaling, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         if self.merged or not self.has_adapter:
             return F.linear(x, self._base(), self.bias)
-        down = self.lora_A * self.scaling
-        return lowrank_linear(x, self._base(), self.bias, down, self.lora_B, self.lora_dropout(x))
+        return lowrank_linear(
+            x, self._base(), self.bias, *self._update(), adapter_input=self.lora_dropout(x)
+        )
 
 
 class MergedLinear(LinearAdapter, nn.Linear):

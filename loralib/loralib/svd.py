@@ -107,25 +107,22 @@ class SVDLinear(LinearAdapter, nn.Linear):
 
     def reset_lora_parameters(self) -> None:
         """Draw the singular vectors from N(0, 0.02²); set the singular values to zero."""
+        self._release_anchor()
         nn.init.zeros_(self.lora_E)
         nn.init.normal_(self.lora_A, mean=0.0, std=0.02)
         nn.init.normal_(self.lora_B, mean=0.0, std=0.02)
 
-    def _scaled_right(self) -> Tensor:
-        """Λ Q with the scale in it, [r, in]; stays on the device."""
-        return self.lora_A * (self.lora_E * (self.scaling / (self.ranknum + 1e-5)))
-
-    def delta_weight(self) -> Tensor:
-        """lora_alpha / (r + 1e-5) · P Λ Q as [out, in], in the adapter's dtype."""
-        self._require_adapter()
-        return self.lora_B @ self._scaled_right()
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        # Λ Q with the scale in it; stays on the device.
+        right = self.lora_A * (self.lora_E * (self.scaling / (self.ranknum + 1e-5)))
+        return right, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         if self.merged or not self.has_adapter:
             return F.linear(x, self._base(), self.bias)
         return lowrank_linear(
-            x, self._base(), self.bias, self._scaled_right(), self.lora_B, self.lora_dropout(x)
+            x, self._base(), self.bias, *self._update(), adapter_input=self.lora_dropout(x)
         )
 
 

@@ -128,7 +128,7 @@ def test_where_every_matrix_has_rank_0_peft_adalora_and_merged_remain(
 @pytest.mark.parametrize(
     ("method", "settings", "to", "message"),
     [
-        ("frd", {}, "peft-adalora", "plain LoRA (lora_type frd).*--to lora"),
+        ("frd", {}, "peft-adalora", "without singular values.*--to lora"),
         ("houlsby", {}, "lora", "trained by houlsby and has no LoRA.*--to onnx"),
         ("full", {}, "lora", "trained by full and has no LoRA to write as lora.*--to merged"),
         ("bitfit", {}, "peft-adalora", "has no LoRA.*--to merged"),

@@ -17,7 +17,7 @@ __all__ = ["METHODS", "Method", "adapter_names", "freeze_base", "head_names"]
 Method = Literal["lora", "bottleneck", "bitfit", "full"]
 METHODS = ("lora", "bottleneck", "bitfit", "full")
 
-_FACTORS = ("lora_A", "lora_B", "lora_E")
+_FACTORS = ("lora_A", "lora_B", "lora_E", "lora_magnitude")
 
 
 def head_names(model: nn.Module) -> list[str]:

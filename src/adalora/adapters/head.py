@@ -5,6 +5,7 @@ The head is everything outside the encoder, and the pooler.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ from torch import Tensor, nn
 
 from loralib.layers import adapter_dtype
 
-__all__ = ["base_path", "is_head", "widen_head"]
+__all__ = ["base_path", "head_modules", "is_head", "widen_head"]
+
+# Where PEFT's models hold the classifier; one of prompts has no tuner in between.
+_PEFT_WRAPPER = re.compile(r"base_model\.(model\.)?")
+# The prompts that PEFT trains stand beside the classifier.
+_PEFT_PROMPTS = "prompt_encoder"
 
 
 def base_path(model: nn.Module) -> str:
@@ -25,13 +31,30 @@ def is_head(model: nn.Module, path: str) -> bool:
     """Whether a module or a parameter at ``path`` belongs to the pooler or the classifier.
 
     BERT keeps its pooler inside the encoder, DeBERTa beside it; both are trained from the task.
+    The classifier may be one that PEFT has wrapped.
     """
     base = base_path(model)
+    if path.startswith(("base_model.", _PEFT_PROMPTS)):
+        if path.startswith(_PEFT_PROMPTS):
+            return False
+        path = _PEFT_WRAPPER.sub("", path, count=1)
     if base:
         if path != base and not path.startswith(f"{base}."):
             return True
         path = path.removeprefix(base).removeprefix(".")
     return path == "pooler" or path.startswith("pooler.")
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Paths of pooler and classifier, each the outermost module that is all head."""
+    prefix = f"{base_path(model)}."
+    found = []
+    for name, _ in model.named_parameters():
+        if is_head(model, name):
+            # BERT's pooler lies inside the encoder, one step further down than other heads.
+            steps = 2 if name.startswith(prefix) else 1
+            found.append(".".join(name.split(".")[:steps]))
+    return list(dict.fromkeys(found))
 
 
 def widen_head(model: nn.Module) -> None:

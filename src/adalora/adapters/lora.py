@@ -1,4 +1,4 @@
-"""Putting LoRA (``frd``) and AdaLoRA (``svd``) layers in the place of linear ones."""
+"""Putting LoRA (``frd``), AdaLoRA (``svd``) and DoRA layers in the place of linear ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from typing import Literal, cast
 from torch import nn
 
 import loralib
+from adalora.adapters.initialise import Initialisation, initialise
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
-__all__ = ["LORA_LAYERS", "LoRAType", "RankedLayer", "add_lora", "replace_module"]
+__all__ = [
+    "LORA_LAYERS",
+    "LoRAType",
+    "RankedLayer",
+    "add_lora",
+    "lora_type_of",
+    "replace_module",
+]
 
-LoRAType = Literal["frd", "svd"]
+LoRAType = Literal["frd", "svd", "dora"]
 RankedLayer = loralib.Linear | loralib.SVDLinear
 LORA_LAYERS: dict[str, type[RankedLayer]] = {
     "frd": loralib.Linear,
     "svd": loralib.SVDLinear,
+    "dora": loralib.DoRALinear,
 }
 
 
@@ -29,6 +38,7 @@ def add_lora(
     init_rank: int,
     lora_alpha: float,
     lora_dropout: float = 0.0,
+    lora_init: Initialisation = "gaussian",
 ) -> list[str]:
     """Replace linear layers by adapted ones that share their weights; nothing is copied.
 
@@ -37,11 +47,12 @@ def add_lora(
 
     Args:
         model: a loaded model without LoRA layers.
-        lora_type: ``frd`` (W + BA, plain LoRA) or ``svd`` (W + PΛQ, AdaLoRA §3.1).
+        lora_type: ``frd`` (W + BA, plain LoRA), ``svd`` (W + PΛQ, AdaLoRA §3.1) or ``dora``.
         targets: names, as in ``find_targets``.
         init_rank: triplets per matrix, at least 1.
         lora_alpha: scale numerator; the scale is ``lora_alpha / init_rank``.
         lora_dropout: dropout probability on the adapters' input, in [0, 1).
+        lora_init: where the factors start (``adalora.adapters.initialise``).
 
     Returns:
         Paths of the adapted modules, in model order.
@@ -51,7 +62,7 @@ def add_lora(
             matrix's smaller side, or the model already has LoRA layers.
     """
     if lora_type not in LORA_LAYERS:
-        raise UserError(f"lora_type {lora_type!r} is unknown; choose frd or svd.")
+        raise UserError(f"lora_type {lora_type!r} is unknown; choose {', '.join(LORA_LAYERS)}.")
     if init_rank < 1:
         raise UserError(f"The initial rank (lora_r) must be at least 1, and is {init_rank}.")
     if not 0 <= lora_dropout < 1:
@@ -81,8 +92,15 @@ def add_lora(
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
         )
+        initialise(layer, lora_init, path=path)
         replace_module(model, path, layer)
     return list(found)
+
+
+def lora_type_of(layer: nn.Module) -> LoRAType:
+    """The type whose layer ``layer`` is; a DoRA layer is a Linear, so the last class decides."""
+    found = [name for name, kind in LORA_LAYERS.items() if isinstance(layer, kind)]
+    return cast(LoRAType, found[-1])
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

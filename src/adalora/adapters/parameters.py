@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -49,7 +50,8 @@ def count_parameters(
     """
     head = trainable = total = initial = 0
     for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] == "ranknum":
+        # Counts that are stored as parameters, and the head that PEFT keeps as it was before.
+        if {"ranknum", "original_module"} & set(name.split(".")):
             continue
         total += parameter.numel()
         in_head = is_head(model, name)
@@ -64,18 +66,29 @@ def count_parameters(
 
 
 def _pruned(model: nn.Module, rank_pattern: Mapping[str, int]) -> int:
-    layers = {
-        f"{path}.lora_E": module
-        for path, module in model.named_modules()
-        if isinstance(module, loralib.SVDLinear | loralib.Linear) and module.has_adapter
-    }
+    triplets = _triplets(model)
     pruned = 0
     for key, rank in rank_pattern.items():
-        layer = layers.get(key)
-        if layer is None:
+        if key not in triplets:
             raise UserError(f"The rank pattern names {key!r}, and the model has no such matrix.")
-        if not 0 <= rank <= layer.r:
-            raise UserError(f"The rank pattern keeps {rank} triplets of {key!r}, of {layer.r}.")
-        values = 1 if isinstance(layer, loralib.SVDLinear) else 0
-        pruned += (layer.r - rank) * (layer.in_features + layer.out_features + values)
+        most, size = triplets[key]
+        if not 0 <= rank <= most:
+            raise UserError(f"The rank pattern keeps {rank} triplets of {key!r}, of {most}.")
+        pruned += (most - rank) * size
     return pruned
+
+
+def _triplets(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """``<module>.lora_E`` -> triplets there, parameters of one; of our layers and of PEFT's."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, loralib.SVDLinear) and module.has_adapter:
+            found[f"{path}.lora_E"] = (module.r, module.in_features + module.out_features + 1)
+        elif isinstance(module, loralib.Linear) and module.has_adapter:
+            found[f"{path}.lora_E"] = (module.r, module.in_features + module.out_features)
+        elif isinstance(getattr(module, "lora_E", None), nn.ParameterDict):
+            layer: Any = module
+            rank, inputs = layer.lora_A["default"].shape
+            size = inputs + layer.lora_B["default"].shape[0] + 1
+            found[f"{path.removeprefix('base_model.model.')}.lora_E"] = (rank, size)
+    return found

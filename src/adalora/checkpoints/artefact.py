@@ -23,12 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import loralib
 from adalora.adapters.head import is_head
 from adalora.adapters.lora import RankedLayer
+from adalora.checkpoints.anchored import with_anchor
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.card import CARD_FILE, is_ours, model_card
 from adalora.checkpoints.description import MANIFEST, Description, read_description
 from adalora.checkpoints.files import file_checksum, listed, write_json, write_tensors
 from adalora.checkpoints.folder import check_files, find_artefact, prepared, publish, sole_writer
 from adalora.checkpoints.lineage import Origin, record_origins
+from adalora.checkpoints.peft_adapter import PEFT_FILES, load_peft_adapter, write_peft_adapter
 from adalora.checkpoints.rebuild import (
     ADAPTER_FILE,
     HEAD_FILE,
@@ -53,7 +55,7 @@ __all__ = [
 ]
 
 # What an artefact of another method would leave behind.
-_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json")
+_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,13 @@ def save_artefact(
         raise UserError(f"{target} already holds an artefact; pass overwrite=True to replace it.")
     tensors, ranks = _collect(model, description, dict(rank_pattern or {}))
     fingerprint = None
-    if "full" not in description.trained:
+    if ADAPTER_FILE in tensors:
         fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
     with sole_writer(target), prepared(target) as aside:
         for file, content in tensors.items():
             write_tensors(aside / file, content)
+        if "peft" in description.trained:
+            write_peft_adapter(model, aside)
         if tokenizer is not None:
             _save_tokenizer(tokenizer, aside)
         if MODEL_FILE in tensors:
@@ -170,6 +174,8 @@ def _collect(
     model: nn.Module, description: Description, pattern: dict[str, int]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
     """Tensors by file, and the ranks that are saved."""
+    if "peft" in description.trained:
+        return {}, pattern
     if "full" in description.trained:
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
         return {MODEL_FILE: state}, {}
@@ -183,17 +189,25 @@ def _collect(
     ranks: dict[str, int] = {}
     ranked = _ranked_kinds(model, description, pattern)
     for path, module in model.named_modules():
-        if not (isinstance(module, ranked) and module.has_adapter):
+        if not (isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter):
             continue
         key = f"{path}.lora_E"
-        kept = _kept_triplets(module, pattern.pop(key, module.r))
-        ranks[key] = len(kept)
-        factors = {"lora_A": module.lora_A[kept], "lora_B": module.lora_B[:, kept]}
-        if isinstance(module, loralib.SVDLinear):
-            factors["lora_E"] = module.lora_E[kept]
+        if isinstance(module, ranked):
+            kept = _kept_triplets(module, pattern.pop(key, module.r))
+            factors = {"lora_A": module.lora_A[kept], "lora_B": module.lora_B[:, kept]}
+            if isinstance(module, loralib.SVDLinear):
+                factors["lora_E"] = module.lora_E[kept]
+        elif module.is_anchored:
+            factors = {"lora_A": module.lora_A, "lora_B": module.lora_B}
+        else:
+            continue
+        if module.is_anchored:
+            factors = with_anchor(module, {n: tensor.detach() for n, tensor in factors.items()})
+        if isinstance(module, ranked):
+            ranks[key] = len(factors["lora_A"])
         for name, tensor in factors.items():
             adapter.pop(f"{path}.{name}", None)
-            if len(kept):
+            if len(factors["lora_A"]):
                 adapter[f"{path}.{name}"] = tensor.detach()
     # A matrix of rank 0 may be absent: loading leaves a plain linear layer in its place.
     unknown = [key for key, rank in pattern.items() if rank]
@@ -214,7 +228,9 @@ def _ranked_kinds(
     """Kinds of layers whose matrices have a rank each: plain LoRA's only where it was pruned."""
     if description.lora is None or description.lora.lora_type == "svd":
         return (loralib.SVDLinear,)
-    ranks = sum(m.r for m in model.modules() if isinstance(m, loralib.Linear) and m.has_adapter)
+    layers = [m for m in model.modules() if isinstance(m, loralib.Linear) and m.has_adapter]
+    # An anchored update (PiSSA) is stored, and described, with twice its rank.
+    ranks = sum(2 * layer.r if layer.is_anchored else layer.r for layer in layers)
     whole = description.lora.init_rank * len(description.lora.targets)
     return (loralib.Linear,) if pattern or ranks < whole else ()
 
@@ -262,6 +278,14 @@ def load_artefact(
             )
         model = _load_base(str(source), description)
         check_whole(model, source)
+    elif "peft" in description.trained:
+        if beside is not None:
+            raise UserError(
+                f"The adapter in {source} is PEFT's, which shares no base with others here; load "
+                "it by itself."
+            )
+        model = _load_base(base_model or description.base_model, description, base_model)
+        model = load_peft_adapter(model, source)
     else:
         tensors = read_adapter(source, description)
         if beside is None or beside.base is None:

@@ -68,7 +68,11 @@ class BaseEncoder:
         return cls(
             config=copy.deepcopy(config),
             parameters=parameters,
-            buffers={n: b for n, b in model.named_buffers() if not is_head(model, n)},
+            buffers={
+                n: b
+                for n, b in model.named_buffers()
+                if not is_head(model, n) and not n.rpartition(".")[2].startswith("lora_")
+            },
             prefix=base_path(model),
         )
 

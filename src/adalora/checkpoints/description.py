@@ -17,7 +17,9 @@ import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.freeze import METHODS, adapter_names
 from adalora.adapters.head import is_head
-from adalora.adapters.lora import RankedLayer
+from adalora.adapters.lora import LORA_LAYERS, RankedLayer, lora_type_of
+from adalora.adapters.peft_method import is_peft
+from adalora.checkpoints.anchored import stored_alpha
 from adalora.checkpoints.checks import (
     check_inside,
     check_kind,
@@ -56,7 +58,7 @@ class LoRASettings:
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_one_of("lora_type", self.lora_type, ("frd", "svd"))
+        check_one_of("lora_type", self.lora_type, LORA_LAYERS)
         check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
         check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
         check_real("lora_dropout", self.lora_dropout, 0, 1)
@@ -118,7 +120,7 @@ class Description:
             check_kind(name, getattr(self, name), bool)
         check_strings("trained", self.trained)
         for method in self.trained:
-            check_one_of("trained", method, METHODS)
+            check_one_of("trained", method, (*METHODS, "peft"))
         check_one_of("dtype", self.dtype, _DTYPES)
         self._check_task()
         self._check_adapters()
@@ -148,6 +150,9 @@ class Description:
             check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
             check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
         most = self.lora.init_rank if self.lora is not None else 0
+        if "peft" in self.trained:
+            # The initial rank stands in PEFT's own configuration.
+            most = _LARGEST_RANK
         for key, rank in self.rank_pattern.items():
             check_whole(f"the rank of {key}", rank, 0, most)
 
@@ -261,13 +266,14 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
     if not layers:
         return None
     first = next(iter(layers.values()))
-    svd = isinstance(first, loralib.SVDLinear)
+    # What is taken off an anchored update (PiSSA) is stored with it, so the rank is twice as much.
+    times = 2 if first.is_anchored else 1
     ranks = {_initial_rank(layer) for layer in layers.values()}
     dropout = first.lora_dropout
     return LoRASettings(
-        lora_type="svd" if svd else "frd",
-        init_rank=max(ranks),
-        lora_alpha=float(first.lora_alpha),
+        lora_type=lora_type_of(first),
+        init_rank=times * max(ranks),
+        lora_alpha=float(first.lora_alpha) if times == 1 else stored_alpha(first),
         lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
         targets=tuple(layers),
     )
@@ -282,6 +288,8 @@ def _initial_rank(layer: RankedLayer) -> int:
 
 def _trained(model: nn.Module) -> tuple[str, ...]:
     """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
+    if is_peft(model):
+        return ("peft",)
     parameters = dict(model.named_parameters())
     adapters = {name: adapter_names(model, name) for name in ("lora", "bottleneck")}
     trained = [

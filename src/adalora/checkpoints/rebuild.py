@@ -23,6 +23,7 @@ from adalora.adapters.lora import LORA_LAYERS, replace_module
 from adalora.checkpoints.base import BaseEncoder, set_tensor
 from adalora.checkpoints.description import MANIFEST, Description, LoRASettings
 from adalora.checkpoints.files import listed, not_finite, read_tensors
+from adalora.checkpoints.peft_adapter import PEFT_FILES
 from adalora.checkpoints.trainable import copy_exactly
 from adalora.errors import UserError
 
@@ -65,11 +66,15 @@ def check_outputs(source: Path, description: Description) -> None:
     Raises:
         UserError: saying which.
     """
-    whole = "full" in description.trained
-    for name in (MODEL_FILE, "config.json") if whole else (ADAPTER_FILE, HEAD_FILE):
+    needed: tuple[str, ...] = (HEAD_FILE, ADAPTER_FILE)
+    if "full" in description.trained:
+        needed = (MODEL_FILE, "config.json")
+    elif "peft" in description.trained:
+        needed = PEFT_FILES
+    for name in needed:
         if name not in description.files:
             raise UserError(f"{source / MANIFEST} does not list {name}; the artefact is damaged.")
-    file = MODEL_FILE if whole else HEAD_FILE
+    file = needed[0]
     rows = {shape[0] for shape in shapes(source / file).values() if shape}
     if description.num_labels not in rows:
         raise UserError(

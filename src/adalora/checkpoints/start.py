@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import loralib
 from adalora.adapters.freeze import adapter_names
 from adalora.adapters.head import is_head
+from adalora.adapters.initialise import update_scale
 from adalora.checkpoints.artefact import origins_of
 from adalora.checkpoints.base import BaseEncoder
 from adalora.checkpoints.description import MANIFEST, Description, read_description
@@ -29,7 +30,7 @@ from adalora.errors import UserError
 __all__ = ["load_bottleneck", "load_lora"]
 
 _LOGGER = logging.getLogger(__name__)
-_FACTORS = ("lora_A", "lora_E", "lora_B")
+_FACTORS = ("lora_A", "lora_E", "lora_B", "lora_magnitude")
 # Files of the original's folders.
 _ADAPTER_BIN = "pytorch_adapter.bin"
 _HEAD_BIN = "pytorch_model_head.bin"
@@ -86,8 +87,7 @@ def load_lora(model: nn.Module, path: str | Path) -> list[str]:
             end.zero_()
             for factor, tensor in plan.get(name, {}).items():
                 parameter: Tensor = getattr(layer, factor)
-                rows, columns = tensor.shape
-                parameter[:rows, :columns].copy_(tensor)
+                parameter[tuple(slice(size) for size in tensor.shape)].copy_(tensor)
                 filled.append(f"{name}.{factor}")
     record_origins(model, *stored_as.origins)
     return filled + _load_head(model, tensors, source)
@@ -247,19 +247,19 @@ def _fit(
 ) -> dict[str, Tensor]:
     """The factors as they go into ``layer``, its scale accounted for."""
     svd = isinstance(layer, loralib.SVDLinear)
-    needed = set(_FACTORS) if svd else {"lora_A", "lora_B"}
+    needed = set(_FACTORS) & set(layer._parameters)
     found = set(factors) - {"ranknum"}
     if found != needed:
         raise UserError(
             f"{source} holds {listed(sorted(found))} of {name}, and the model's "
-            f"{'svd' if svd else 'frd'} layers need {listed(sorted(needed))}; choose the "
-            "lora_type it was trained with."
+            f"layers need {listed(sorted(needed))}; choose the lora_type it was trained with."
         )
     rank = factors["lora_A"].shape[0] if factors["lora_A"].dim() else -1
     shapes = {
         "lora_A": (rank, layer.in_features),
         "lora_E": (rank, 1),
         "lora_B": (layer.out_features, rank),
+        "lora_magnitude": (layer.out_features,),
     }
     for factor in sorted(needed):
         if tuple(factors[factor].shape) != shapes[factor] or rank > layer.r:
@@ -270,16 +270,10 @@ def _fit(
             )
     result = {factor: factors[factor] for factor in needed}
     end = "lora_E" if svd else "lora_B"
-    ratio = _stored_scale(layer, factors, description, rank) / _scale(layer)
+    ratio = _stored_scale(layer, factors, description, rank) / update_scale(layer)
     if ratio != 1:
         result[end] = result[end] * ratio
     return result
-
-
-def _scale(layer: loralib.Linear | loralib.SVDLinear) -> float:
-    if isinstance(layer, loralib.SVDLinear):
-        return float(layer.scaling) / (float(layer.ranknum) + 1e-5)
-    return float(layer.scaling)
 
 
 def _stored_scale(

@@ -2,7 +2,7 @@
 
 PEFT scales by alpha / r of each matrix. Every matrix keeps the run's scale lora_alpha / init_rank,
 whatever rank it was pruned to, by its entry in ``rank_pattern`` and ``alpha_pattern``; a matrix of
-rank 0 is no target, so that nothing of it is stored or computed.
+rank 0 is no target, so that nothing of it is stored or computed. DoRA is the same with its norms.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def write(artefact: Artefact, target: Path) -> None:
         rank_pattern=others,
         alpha_pattern={path: scale * own for path, own in others.items()},
         target_modules=list(updates),
+        use_dora=any(update.magnitude is not None for update in updates.values()),
         **peft_fields(artefact),
     )
     factors = {}
@@ -54,6 +55,8 @@ def write(artefact: Artefact, target: Path) -> None:
         down = update.down if update.values is None else update.down * update.values
         factors[f"{path}.lora_A.weight"] = down
         factors[f"{path}.lora_B.weight"] = update.up
+        if update.magnitude is not None:
+            factors[f"{path}.lora_magnitude_vector"] = update.magnitude
     write_peft(artefact, target, config, factors)
 
 

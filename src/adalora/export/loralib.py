@@ -20,6 +20,7 @@ from adalora import deberta
 from adalora.adapters import add_lora, head_names
 from adalora.adapters.lora import LoRAType
 from adalora.checkpoints import Artefact, load_lora
+from adalora.errors import UserError
 from adalora.export.plain import base_without_head
 from adalora.export.refusals import require_lora_alone
 from adalora.export.triplets import low_rank_updates, require_lora
@@ -34,6 +35,11 @@ __all__ = ["read", "refuse", "usage", "write"]
 def refuse(artefact: Artefact) -> None:
     """Refuse what is not LoRA; plain LoRA and AdaLoRA both have a state dictionary."""
     require_lora_alone(artefact.description, "loralib")
+    if require_lora(artefact).lora_type == "dora":
+        raise UserError(
+            "This run was trained by DoRA, which the original code does not have; export with "
+            "--to lora or --to merged."
+        )
 
 
 def write(artefact: Artefact, target: Path) -> None:

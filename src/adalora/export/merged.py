@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from adalora.checkpoints import Artefact
 from adalora.export.plain import merged_model
-from adalora.export.refusals import refuse_bottleneck, refuse_bypass
+from adalora.export.refusals import refuse_bottleneck, refuse_bypass, refuse_peft
 from adalora.export.verify import predictor
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = ["read", "refuse", "usage", "write"]
 
 def refuse(artefact: Artefact) -> None:
     """Refuse what no plain weight can hold; BitFit and full fine-tuning are plain already."""
+    refuse_peft(artefact.description, "merged")
     refuse_bottleneck(artefact.description, "merged")
     refuse_bypass(artefact.description, "merged")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from adalora.adapters import head_names
-from adalora.adapters.head import base_path
+from adalora.adapters.head import head_modules
 from adalora.builtin import nano_path
 from adalora.checkpoints import Artefact
 from adalora.checkpoints.files import read_json, write_json, write_tensors
@@ -23,7 +23,6 @@ from adalora.pretrained import NANO
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from transformers import PreTrainedModel
 
     from adalora.export.formats import Predict
 
@@ -51,17 +50,9 @@ def peft_fields(artefact: Artefact) -> dict[str, Any]:
         "inference_mode": True,
         "base_model_name_or_path": str(nano_path()) if base == NANO else base,
         "revision": description.revision,
-        "modules_to_save": _head_modules(artefact.model),
+        "modules_to_save": head_modules(artefact.model),
         "lora_dropout": 0.0 if description.lora is None else description.lora.lora_dropout,
     }
-
-
-def _head_modules(model: PreTrainedModel) -> list[str]:
-    """Paths of pooler and classifier, each the outermost module that is all head."""
-    prefix = f"{base_path(model)}."
-    # BERT's pooler lies inside the encoder, one step further down than other heads.
-    steps = {name: 2 if name.startswith(prefix) else 1 for name in head_names(model)}
-    return list(dict.fromkeys(".".join(name.split(".")[:n]) for name, n in steps.items()))
 
 
 def write_peft(

@@ -5,7 +5,13 @@ from __future__ import annotations
 from adalora.checkpoints import Description
 from adalora.errors import UserError
 
-__all__ = ["refuse_bottleneck", "refuse_bypass", "require_lora_alone", "require_singular_values"]
+__all__ = [
+    "refuse_bottleneck",
+    "refuse_bypass",
+    "refuse_peft",
+    "require_lora_alone",
+    "require_singular_values",
+]
 
 
 def refuse_bottleneck(description: Description, name: str) -> None:
@@ -28,8 +34,19 @@ def refuse_bypass(description: Description, name: str) -> None:
         )
 
 
+def refuse_peft(description: Description, name: str) -> None:
+    """What a run of PEFT's methods leaves is PEFT's own folder, and not in our layers."""
+    if "peft" in description.trained:
+        raise UserError(
+            f"This run was trained by {description.method}, and its model/ is an adapter folder "
+            f"of PEFT already. For {name}, read it in by 'adalora import' (LoRA and AdaLoRA) and "
+            "export that, or merge it with PEFT (merge_and_unload)."
+        )
+
+
 def require_lora_alone(description: Description, name: str) -> None:
     """Adapter formats hold low-rank updates and the head, nothing else."""
+    refuse_peft(description, name)
     if description.lora is None:
         raise UserError(
             f"This run was trained by {description.method} and has no LoRA to write as {name}; "
@@ -52,6 +69,6 @@ def require_singular_values(description: Description, name: str) -> None:
     """Plain LoRA has no singular values for AdaLoRA's format."""
     if description.lora is None or description.lora.lora_type != "svd":
         raise UserError(
-            f"This run was trained with plain LoRA (lora_type frd), and {name} is AdaLoRA's "
-            "format; export with --to lora."
+            f"This run was trained by {description.method}, without singular values, and {name} "
+            "is AdaLoRA's format; export with --to lora."
         )

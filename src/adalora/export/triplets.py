@@ -28,6 +28,8 @@ class LowRank:
     up: Tensor
     values: Tensor | None
     scale: float
+    #: DoRA's norm of each output [out]; None for an update that is no more than low-rank.
+    magnitude: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -57,18 +59,21 @@ def low_rank_updates(artefact: Artefact) -> dict[str, LowRank]:
 
 def _update(layer: Any, settings: LoRASettings) -> LowRank:
     # The original's scale: by the initial rank, also after pruning.
-    if settings.lora_type == "frd":
-        scale = settings.lora_alpha / settings.init_rank
-    else:
+    if settings.lora_type == "svd":
         alpha = settings.lora_alpha if settings.lora_alpha > 0 else float(settings.init_rank)
         scale = alpha / (settings.init_rank + 1e-5)
+    else:
+        scale = settings.lora_alpha / settings.init_rank
     if isinstance(layer, loralib.SVDLinear):
         return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), _plain(layer.lora_E), scale)
     if isinstance(layer, loralib.Linear):
-        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale)
+        magnitude = None
+        if isinstance(layer, loralib.DoRALinear):
+            magnitude = _plain(layer.lora_magnitude)
+        return LowRank(_plain(layer.lora_A), _plain(layer.lora_B), None, scale, magnitude)
     # Pruned to rank 0: the base's plain layer is in its place.
     inputs, outputs = layer.in_features, layer.out_features
-    values = None if settings.lora_type == "frd" else torch.zeros(0, 1)
+    values = torch.zeros(0, 1) if settings.lora_type == "svd" else None
     return LowRank(torch.zeros(0, inputs), torch.zeros(outputs, 0), values, scale)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 import loralib
 from adalora.adapters.bottleneck import Bottleneck
 from adalora.adapters.lora import replace_module
+from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
 
 __all__ = ["merge_adapters"]
@@ -26,6 +27,10 @@ def merge_adapters(model: nn.Module) -> int:
         UserError: if the model has adapters that are no update of a weight.
     """
     modules = dict(model.named_modules())
+    if is_peft(model):
+        raise UserError(
+            "This model was trained by PEFT and is merged by PEFT alone (merge_and_unload)."
+        )
     if any(isinstance(module, Bottleneck) for module in modules.values()):
         raise UserError("Bottleneck adapters are layers of their own and cannot be merged.")
     if any(getattr(module, "position_query_bypass", False) for module in modules.values()):

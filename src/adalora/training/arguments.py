@@ -8,13 +8,17 @@ into them. Every mistake is a ``UserError`` that shows the value and what was ex
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import transformers
 
+from adalora.adapters.initialise import INITIALISATIONS
+from adalora.adapters.lora import LORA_LAYERS
+from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 from loralib import ALLOCATIONS, SCORES
 
@@ -25,6 +29,7 @@ __all__ = [
     "ModelArguments",
 ]
 
+_LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 BASE_DTYPES = {
     "float32": torch.float32,
@@ -110,7 +115,10 @@ class MethodArguments:
     apply_lora: bool = field(default=False, metadata=_help("Adapt with low-rank matrices."))
     lora_type: str = field(
         default="frd",
-        metadata=_help("`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q."),
+        metadata=_help(
+            "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a trained norm "
+            "of each output."
+        ),
     )
     lora_module: str = field(
         default="query,value",
@@ -128,6 +136,27 @@ class MethodArguments:
     lora_dropout: float = field(
         default=0.0, metadata=_help("Dropout on the input of the low-rank update.")
     )
+    lora_init: str = field(
+        default="gaussian",
+        metadata=_help(
+            "Where the factors start: `gaussian` (as published), `orthogonal` (orthonormal, so "
+            "that the penalty starts at zero) or `pissa` (the base's principal part)."
+        ),
+    )
+    lora_scaling: str = field(
+        default="standard",
+        metadata=_help(
+            "`standard`: lora_alpha / lora_r; `rank_stabilised`: lora_alpha / sqrt(lora_r) "
+            "(rsLoRA)."
+        ),
+    )
+    lora_plus_ratio: float = field(
+        default=1.0,
+        metadata=_help(
+            "LoRA+: learning rate of lora_B (with svd, of lora_E) over that of the rest, for "
+            "example 16."
+        ),
+    )
     lora_path: str | None = field(
         default=None,
         metadata=_help("Start from these LoRA weights: a run's model folder or a .bin file."),
@@ -138,6 +167,13 @@ class MethodArguments:
     )
     adapter_type: str = field(default="houlsby", metadata=_help("`houlsby` or `pfeiffer`."))
     adapter_size: int = field(default=64, metadata=_help("Width of the bottleneck."))
+    peft_config: str | None = field(
+        default=None,
+        metadata=_help(
+            "Train a method of PEFT instead, for comparison: a JSON file with peft_type and its "
+            "arguments (examples/text-classification/peft/)."
+        ),
+    )
     apply_bitfit: bool = field(default=False, metadata=_help("Train the biases of the base."))
     reg_loss_wgt: float = field(
         default=0.0,
@@ -203,8 +239,30 @@ class MethodArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.lora_type not in ("frd", "svd"):
-            raise UserError(f"--lora_type is {self.lora_type!r}; choose frd or svd.")
+        if self.lora_type not in LORA_LAYERS:
+            raise UserError(f"--lora_type is {self.lora_type!r}; choose {', '.join(LORA_LAYERS)}.")
+        if self.lora_init not in INITIALISATIONS:
+            raise UserError(
+                f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
+            )
+        if self.lora_init == "pissa" and self.apply_adalora:
+            raise UserError(
+                "--lora_init pissa and --apply_adalora do not go together: the triplets would be "
+                "the base's own principal ones, and pruning would cut them out of it."
+            )
+        if self.lora_init == "pissa" and self.lora_path:
+            raise UserError(
+                f"--lora_init pissa computes where to start from, and --lora_path {self.lora_path} "
+                "says where; give one."
+            )
+        if self.lora_init != "gaussian" and not self.apply_lora:
+            raise UserError(f"--lora_init {self.lora_init} needs --apply_lora.")
+        if self.lora_scaling != "standard" and not self.apply_lora:
+            raise UserError(f"--lora_scaling {self.lora_scaling} needs --apply_lora.")
+        if self.lora_scaling not in ("standard", "rank_stabilised"):
+            raise UserError(
+                f"--lora_scaling is {self.lora_scaling!r}; choose standard or rank_stabilised."
+            )
         if self.adapter_type not in ("houlsby", "pfeiffer"):
             raise UserError(f"--adapter_type is {self.adapter_type!r}; choose houlsby or pfeiffer.")
         if self.apply_adalora and not (self.apply_lora and self.lora_type == "svd"):
@@ -219,12 +277,17 @@ class MethodArguments:
                 f"--apply_lora needs --lora_r of at least 1, for example --lora_r 8; "
                 f"got {self.lora_r}."
             )
+        if not (self.lora_plus_ratio > 0 and math.isfinite(self.lora_plus_ratio)):
+            raise UserError(f"--lora_plus_ratio is {self.lora_plus_ratio}; it must be above 0.")
+        if self.lora_plus_ratio != 1 and not self.apply_lora:
+            raise UserError(f"--lora_plus_ratio {self.lora_plus_ratio} needs --apply_lora.")
         if self.lora_path and not self.apply_lora:
             raise UserError(f"--lora_path {self.lora_path} needs --apply_lora.")
         if self.adapter_path and not self.apply_adapter:
             raise UserError(f"--adapter_path {self.adapter_path} needs --apply_adapter.")
         if self.reg_orth_coef and not self.apply_lora:
             raise UserError(f"--reg_orth_coef {self.reg_orth_coef} needs --apply_lora.")
+        self._check_peft()
         if self.masking_prob and not self.reg_loss_wgt:
             raise UserError(
                 f"--masking_prob {self.masking_prob} masks the second pass of the consistency "
@@ -273,6 +336,29 @@ class MethodArguments:
         """Whether a budget of ranks is allocated over the matrices."""
         return self.apply_adalora or self.prune_lora
 
+    def _check_peft(self) -> None:
+        """PEFT's methods stand alone: their loss and their layers are PEFT's."""
+        self.peft_values: dict[str, Any] | None = None
+        if self.peft_config is None:
+            return
+        for name in ("apply_lora", "apply_adapter", "apply_bitfit", "reg_loss_wgt"):
+            if getattr(self, name):
+                raise UserError(
+                    f"--peft_config {self.peft_config} and --{name} are two methods; give one."
+                )
+        self.peft_values = read_peft_values(self.peft_config)
+
+    @property
+    def scaled_alpha(self) -> float:
+        """The scale's numerator over ``lora_r``, whichever scaling was chosen.
+
+        rsLoRA (arXiv 2312.03732) divides by the root of the rank, which is plain LoRA of a
+        ``lora_alpha`` larger by that root; so artefacts and exports need to know nothing of it.
+        """
+        if self.lora_scaling == "standard":
+            return self.lora_alpha
+        return self.lora_alpha * math.sqrt(self.lora_r or 0)
+
     @property
     def target_modules(self) -> tuple[str, ...]:
         """The names in ``lora_module``, in the user's order.
@@ -286,6 +372,8 @@ class MethodArguments:
     @property
     def name(self) -> str:
         """The method in a word or two, for summaries."""
+        if self.peft_values is not None:
+            return peft_method_name(self.peft_values)
         parts = []
         if self.apply_lora:
             if self.allocates:
@@ -294,7 +382,7 @@ class MethodArguments:
                 usual = self.importance_score == SCORES[0]
                 parts.append(name + grown + ("" if usual else f", by {self.importance_score}"))
             else:
-                parts.append("LoRA" if self.lora_type == "frd" else "SVD-LoRA (fixed rank)")
+                parts.append(_LORA_NAMES[self.lora_type])
         if self.apply_adapter:
             parts.append(f"{self.adapter_type.capitalize()} adapters")
         if self.apply_bitfit:

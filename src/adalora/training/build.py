@@ -10,15 +10,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adalora.adapters import add_bottleneck, add_lora, freeze_base
 from adalora.adapters.bottleneck import AdapterType
 from adalora.adapters.freeze import Method
+from adalora.adapters.initialise import Initialisation
 from adalora.adapters.lora import LoRAType
+from adalora.adapters.peft_method import add_peft
 from adalora.checkpoints import load_bottleneck, load_lora
 from adalora.glue import TaskData
 from adalora.pretrained import load_classifier, load_tokenizer
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments import MethodArguments, ModelArguments
 from adalora.training.parser import RunArguments
+from adalora.training.peft_adalora import PeftAdaLora
+from adalora.training.steps import count_steps
 
-__all__ = ["adapt", "build_adaptation", "build_model", "build_tokenizer", "settings_of"]
+__all__ = [
+    "adapt",
+    "build_adaptation",
+    "build_model",
+    "build_tokenizer",
+    "settings_of",
+    "training_steps",
+]
 
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
@@ -33,7 +44,7 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     )
 
 
-def build_model(arguments: RunArguments, data: TaskData) -> PreTrainedModel:
+def build_model(arguments: RunArguments, data: TaskData) -> nn.Module:
     """Load the base, put the method on it, and freeze the rest."""
     model = load_classifier(
         arguments.model.model_name_or_path,
@@ -51,12 +62,34 @@ def build_model(arguments: RunArguments, data: TaskData) -> PreTrainedModel:
         unpad=arguments.model.unpad,
         trust_remote_code=arguments.model.trust_remote_code,
     )
-    adapt(model, arguments.method)
-    return model
+    steps = None
+    if arguments.training.do_train:
+        steps = training_steps(arguments, examples=len(data.splits["train"]))
+    return adapt(model, arguments.method, total_steps=steps)
 
 
-def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
-    """Put ``method`` on a loaded classifier, in place, and freeze what it does not train."""
+def training_steps(arguments: RunArguments, *, examples: int) -> int:
+    """Optimizer steps of the run over a training set of ``examples``, before it is cut short."""
+    examples = min(examples, arguments.data.max_train_samples or examples)
+    return count_steps(examples, arguments.training)
+
+
+def adapt(
+    model: PreTrainedModel, method: MethodArguments, *, total_steps: int | None = None
+) -> nn.Module:
+    """Put ``method`` on a loaded classifier, in place, and freeze what it does not train.
+
+    Args:
+        model: without adapters.
+        method: the flags.
+        total_steps: of the run, which PEFT's AdaLoRA asks for; None if nothing will be trained.
+
+    Returns:
+        The model to train: ``model``, or PEFT's wrapper around it.
+    """
+    if method.peft_values is not None:
+        source = str(method.peft_config)
+        return add_peft(model, method.peft_values, total_steps=total_steps, source=source)
     trained: list[Method] = []
     if method.apply_lora:
         add_lora(
@@ -64,8 +97,9 @@ def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
             lora_type=cast(LoRAType, method.lora_type),
             targets=method.target_modules,
             init_rank=int(method.lora_r or 0),
-            lora_alpha=method.lora_alpha,
+            lora_alpha=method.scaled_alpha,
             lora_dropout=method.lora_dropout,
+            lora_init=cast(Initialisation, method.lora_init),
         )
         trained.append("lora")
         if method.lora_path:
@@ -82,6 +116,7 @@ def adapt(model: PreTrainedModel, method: MethodArguments) -> None:
     if method.apply_bitfit:
         trained.append("bitfit")
     freeze_base(model, train=trained or ["full"])
+    return model
 
 
 def settings_of(method: MethodArguments) -> AdaLoraSettings:
@@ -104,8 +139,10 @@ def settings_of(method: MethodArguments) -> AdaLoraSettings:
 
 def build_adaptation(
     model: nn.Module, method: MethodArguments, *, writer: Any = None
-) -> AdaLora | None:
+) -> AdaLora | PeftAdaLora | None:
     """The method over ``model``, or None where nothing but the task loss is trained."""
+    if method.peft_values is not None:
+        return PeftAdaLora(model) if method.peft_values["peft_type"] == "ADALORA" else None
     if not method.apply_lora or not (method.allocates or method.reg_orth_coef):
         return None
     return AdaLora(

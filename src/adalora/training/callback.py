@@ -21,6 +21,7 @@ from transformers import (
 
 from adalora.training.adaptation import AdaLora
 from adalora.training.optimizer_state import advance_scheduler
+from adalora.training.peft_adalora import PeftAdaLora
 
 __all__ = ["AdaLoraCallback", "LearningRateByStep", "LogLastStep", "StopEarly"]
 
@@ -28,7 +29,7 @@ __all__ = ["AdaLoraCallback", "LearningRateByStep", "LogLastStep", "StopEarly"]
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     """Calls an ``AdaLora`` at the right moments of a Trainer's life."""
 
-    def __init__(self, adaptation: AdaLora) -> None:
+    def __init__(self, adaptation: AdaLora | PeftAdaLora) -> None:
         self.adaptation = adaptation
 
     def on_train_begin(

@@ -13,6 +13,7 @@ from typing import Any
 
 from adalora.training.adaptation import AdaLora
 from adalora.training.parser import RunArguments
+from adalora.training.peft_adalora import PeftAdaLora
 
 __all__ = ["course_of_trainer", "course_settings", "differences"]
 
@@ -48,11 +49,17 @@ def course_settings(arguments: RunArguments) -> dict[str, Any]:
             for field in dataclasses.fields(part)
             if field.name not in _WITHOUT_EFFECT
         }
+    # What the file says, not where it lies.
+    settings["peft_config"] = arguments.method.peft_values
     return settings
 
 
 def course_of_trainer(
-    training: Any, *, examples: int | None, total_steps: int, adaptation: AdaLora | None
+    training: Any,
+    *,
+    examples: int | None,
+    total_steps: int,
+    adaptation: AdaLora | PeftAdaLora | None,
 ) -> dict[str, Any]:
     """What a Trainer knows of its course, by the name of the flag where there is one.
 

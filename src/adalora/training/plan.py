@@ -48,7 +48,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     )
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
-    adapt(model, arguments.method)
+    model = adapt(model, arguments.method, total_steps=steps)
     counts = count_parameters(model)
 
     schedule, kept, problems = None, None, []

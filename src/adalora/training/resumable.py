@@ -40,6 +40,7 @@ from adalora.training.adaptation import AdaLora
 from adalora.training.continuation import Continuation, RunningMean
 from adalora.training.course import course_of_trainer, differences
 from adalora.training.optimizer_state import advance_scheduler, load_optimizer, optimizer_state
+from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.randomness import random_state_kept
 from adalora.training.steps import count_steps
 
@@ -66,7 +67,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        adaptation: AdaLora | None = None,
+        adaptation: AdaLora | PeftAdaLora | None = None,
         settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:

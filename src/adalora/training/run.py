@@ -30,9 +30,9 @@ from adalora.glue.tasks import MINI_PREFIX
 from adalora.report import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments import AdaLoraTrainingArguments
-from adalora.training.build import settings_of
+from adalora.training.build import settings_of, training_steps
 from adalora.training.parser import RunArguments
-from adalora.training.steps import count_steps
+from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.trainer import AdaLoraTrainer
 
 __all__ = [
@@ -99,9 +99,6 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
     method = arguments.method
     if not method.allocates:
         return
-    examples = len(data.splits["train"])
-    if arguments.data.max_train_samples is not None:
-        examples = min(examples, arguments.data.max_train_samples)
     init_rank = int(method.lora_r or 0)
     # One matrix stands for all: the budget scales with their number. With target_total_rank the
     # number matters, and the check is made again when the model is there.
@@ -112,7 +109,7 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
             "can have; swap or change them."
         )
     settings = settings_of(method)
-    steps = count_steps(examples, arguments.training)
+    steps = training_steps(arguments, examples=len(data.splits["train"]))
     if method.target_total_rank is None:
         settings.schedule(init_rank, 1, steps)
 
@@ -146,7 +143,7 @@ class Run:
     splits: dict[str, Dataset]
     trainer: AdaLoraTrainer
     tokenizer: PreTrainedTokenizerBase
-    adaptation: AdaLora | None
+    adaptation: AdaLora | PeftAdaLora | None
     writer: Any = None
     seconds: float | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import find_batch_size
 
@@ -22,6 +23,8 @@ from adalora.training.callback import (
     StopEarly,
 )
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.lora_plus import raise_learning_rate
+from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.resumable import ResumableTrainer
 
 __all__ = ["AdaLoraTrainer"]
@@ -38,6 +41,8 @@ class AdaLoraTrainer(ResumableTrainer):
             how plain fine-tuning, BitFit and bottleneck adapters use the same Trainer.
         reg_loss_wgt: weight of the consistency loss (``adalora.training.consistency``), 0 for none.
         masking_prob: token masking probability of its second pass.
+        lora_plus_ratio: learning rate of the factor that starts at zero over that of the others
+            (``adalora.training.lora_plus``).
         **kwargs: those of ``ResumableTrainer`` and ``transformers.Trainer``.
     """
 
@@ -50,9 +55,10 @@ class AdaLoraTrainer(ResumableTrainer):
     def __init__(
         self,
         *args: Any,
-        adaptation: AdaLora | None = None,
+        adaptation: AdaLora | PeftAdaLora | None = None,
         reg_loss_wgt: float = 0.0,
         masking_prob: float = 0.0,
+        lora_plus_ratio: float = 1.0,
         **kwargs: Any,
     ) -> None:
         model = kwargs.get("model", args[0] if args else None)
@@ -64,13 +70,28 @@ class AdaLoraTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
+        self.lora_plus_ratio = lora_plus_ratio
         self._task_loss: Tensor | None = None
+        if isinstance(adaptation, PeftAdaLora) and self.label_smoother is not None:
+            raise UserError(
+                "PEFT's AdaLoRA adds its penalty to the loss that the model computes, and with "
+                "--label_smoothing_factor the model computes none; leave that out."
+            )
         self.add_callback(LogLastStep())
         self.add_callback(LearningRateByStep())
         if patience := getattr(self.args, "early_stopping_patience", None):
             self.add_callback(StopEarly(patience))
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, with LoRA+'s groups."""
+        given = self.optimizer is not None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.lora_plus_ratio != 1 and not given:
+            trained = cast(nn.Module, self.model if model is None else model)
+            raise_learning_rate(optimizer, trained, self.lora_plus_ratio)
+        return optimizer
 
     # ---- loss ----
 
@@ -83,6 +104,8 @@ class AdaLoraTrainer(ResumableTrainer):
     ) -> Any:
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
+            if isinstance(self.adaptation, PeftAdaLora):
+                model = self.adaptation.classifier
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
         weight = inputs.pop(LOSS_WEIGHT, 1.0)
         if self.reg_loss_wgt > 0:
@@ -92,6 +115,11 @@ class AdaLoraTrainer(ResumableTrainer):
         loss = loss * weight
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
+            return loss
+        if isinstance(self.adaptation, PeftAdaLora):
+            # PEFT's forward has added the penalty.
+            self._task_loss = self.adaptation.task_loss
+            self.penalty.add(loss.detach() - cast(Tensor, self._task_loss))
             return loss
         penalty = self.adaptation.penalty()
         self.penalty.add(penalty)
@@ -169,6 +197,10 @@ class AdaLoraTrainer(ResumableTrainer):
         super().log(logs, *args, **kwargs)
 
     def _course(self) -> dict[str, Any]:
-        """What decides the course of this run: the consistency loss too."""
-        own = {"reg_loss_wgt": self.reg_loss_wgt, "masking_prob": self.masking_prob}
+        """What decides the course of this run: what only this Trainer knows too."""
+        own = {
+            "reg_loss_wgt": self.reg_loss_wgt,
+            "masking_prob": self.masking_prob,
+            "lora_plus_ratio": self.lora_plus_ratio,
+        }
         return super()._course() | own

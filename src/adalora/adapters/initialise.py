@@ -1,0 +1,93 @@
+"""Where the factors of LoRA layers start, if not where the original draws them.
+
+Each function works on one layer in place, and the layer computes what its base does afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+import loralib
+from adalora.errors import UserError
+
+__all__ = ["INITIALISATIONS", "Initialisation", "initialise", "update_scale"]
+
+Initialisation = Literal["gaussian", "orthogonal", "pissa"]
+INITIALISATIONS = get_args(Initialisation)
+
+
+def update_scale(layer: loralib.Linear | loralib.SVDLinear) -> float:
+    """What the product of the factors of ``layer`` is multiplied by."""
+    if isinstance(layer, loralib.SVDLinear):
+        return float(layer.scaling) / (float(layer.ranknum) + 1e-5)
+    return float(layer.scaling)
+
+
+def initialise(layer: loralib.Linear | loralib.SVDLinear, start: str, *, path: str = "") -> None:
+    """Draw or compute the starting factors of ``layer``, which has those of its constructor.
+
+    Args:
+        layer: with an adapter; on the meta device only the request is checked.
+        start: ``gaussian``, as its class draws them (``svd``: standard deviation 0.02; ``frd``: as
+            torch draws a Linear); ``orthogonal``; ``pissa``.
+        path: of the layer, for messages.
+
+    Raises:
+        UserError: if ``start`` is unknown or cannot be had in this layer.
+    """
+    if start not in INITIALISATIONS:
+        raise UserError(f"lora_init {start!r} is unknown; choose {', '.join(INITIALISATIONS)}.")
+    if start == "pissa":
+        _check_principal(layer, path)
+    if start == "gaussian" or layer.lora_A.is_meta:
+        return
+    {"orthogonal": _orthogonal, "pissa": _principal}[start](layer)
+
+
+@torch.no_grad()
+def _orthogonal(layer: loralib.Linear | loralib.SVDLinear) -> None:
+    """Orthonormal rows of ``lora_A`` [r, in]; with ``svd``, columns of ``lora_B`` [out, r] too.
+
+    They are the Q of a Gaussian matrix's QR decomposition, so the orthogonality penalty starts at
+    zero instead of at the distance of small random vectors from unit ones, which short runs spend
+    most of their steps on. The update starts at zero as ever, by ``lora_E`` or ``lora_B``.
+    """
+    nn.init.orthogonal_(layer.lora_A)
+    if isinstance(layer, loralib.SVDLinear):
+        nn.init.orthogonal_(layer.lora_B)
+
+
+def _check_principal(layer: loralib.Linear | loralib.SVDLinear, path: str) -> None:
+    if layer.scaling <= 0:
+        raise UserError(f"lora_init pissa divides by lora_alpha, and it is {layer.lora_alpha:g}.")
+    largest = min(layer.in_features, layer.out_features)
+    if 2 * layer.r > largest:
+        raise UserError(
+            f"lora_init pissa leaves an update of twice the rank, and 2 x {layer.r} is above the "
+            f"largest rank of {path}, which is {largest}; lower lora_r."
+        )
+
+
+@torch.no_grad()
+def _principal(layer: loralib.Linear | loralib.SVDLinear) -> None:
+    """PiSSA (arXiv 2404.02948, eq. 2-4): the factors hold the largest ``r`` singular triplets.
+
+    W = U S Vᵀ. ``frd``: A = √S Vᵀ and B = U √S, the scale taken out of both halves alike. ``svd``:
+    P = U, Λ = S over the scale, Q = Vᵀ, so P and Q are orthonormal. The residual W - U S Vᵀ is kept
+    as the base beside a frozen copy of these factors (``LinearAdapter.anchor``).
+    """
+    rank, scale = layer.r, update_scale(layer)
+    weight = layer.weight.T if layer.fan_in_fan_out else layer.weight
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    left, values, right = left[:, :rank], values[:rank] / scale, right[:rank]
+    if isinstance(layer, loralib.SVDLinear):
+        layer.lora_E.copy_(values.unsqueeze(1))
+    else:
+        root = values.sqrt()
+        left, right = left * root, root.unsqueeze(1) * right
+    layer.lora_A.copy_(right)
+    layer.lora_B.copy_(left)
+    layer.anchor()

@@ -1,0 +1,181 @@
+"""Any method of PEFT on a loaded classifier, from a JSON file: the floor to compare with.
+
+The file holds what PEFT's own ``adapter_config.json`` holds: ``peft_type`` and the arguments of
+that method's configuration class. Ours beside it: a list of ``target_modules`` may hold this
+project's names (``query``, ``layer.output`` ...), which mean the same matrices in every
+architecture; pooler and classifier are always in ``modules_to_save``, so that the head is trained
+whole and never adapted (PEFT's ``dense`` would take in the pooler); AdaLoRA's ``total_step`` is the
+run's real number of steps, and its ``tinit`` and ``tfinal`` may be fractions of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from adalora.adapters.head import head_modules, is_head
+from adalora.adapters.targets import NAMES, find_targets
+from adalora.errors import UserError
+
+__all__ = ["add_peft", "is_peft", "peft_method_name", "read_peft_values"]
+
+# What a saved adapter's file says about where it came from, and nothing of the method.
+_OF_A_SAVED_ADAPTER = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "rank_pattern",
+    "revision",
+)
+_NAMES_IN_PRINT = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "IA3": "IA3"}
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Whether ``model`` is one that PEFT has wrapped."""
+    return isinstance(getattr(model, "peft_config", None), Mapping)
+
+
+def peft_method_name(values: Mapping[str, Any]) -> str:
+    """The method in a word or two, for summaries."""
+    kind = str(values["peft_type"])
+    return f"PEFT {_NAMES_IN_PRINT.get(kind, kind.replace('_', ' ').capitalize())}"
+
+
+def read_peft_values(file: str | Path) -> dict[str, Any]:
+    """The content of a method's file; what its values mean is checked by ``add_peft``.
+
+    Raises:
+        UserError: if it is absent, no JSON object, or names no method.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--peft_config {str(file)!r} is no file; name a JSON file.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--peft_config {str(file)!r} is no JSON file: {error}.") from error
+    if not isinstance(values, dict) or not isinstance(values.get("peft_type"), str):
+        raise UserError(
+            f'--peft_config {str(file)!r} needs an object with "peft_type", such as '
+            '{"peft_type": "LORA", "r": 2}.'
+        )
+    values["peft_type"] = values["peft_type"].upper()
+    return values
+
+
+def add_peft(
+    model: nn.Module, values: Mapping[str, Any], *, total_steps: int | None, source: str
+) -> nn.Module:
+    """Wrap ``model`` in PEFT's model of the method; the head trains whole, the rest is frozen.
+
+    Args:
+        model: a loaded classifier without adapters.
+        values: from ``read_peft_values``; left as they are.
+        total_steps: optimizer steps of the run, for AdaLoRA's schedule; None if none will be made.
+        source: the file, for messages.
+
+    Returns:
+        The wrapped model (``peft.PeftModel``); ``model`` itself now holds the adapters.
+
+    Raises:
+        UserError: if PEFT is not installed, or refuses the configuration or the model.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(
+            "--peft_config needs peft, not installed here: type pip install 'adalora[peft]'."
+        )
+    import peft
+
+    arguments = _arguments(model, values, source)
+    if values["peft_type"] == "ADALORA":
+        _set_schedule(arguments, total_steps, source)
+    with warnings.catch_warnings():
+        # Of PEFT's on fields that do not matter here; what it refuses, it raises.
+        warnings.simplefilter("ignore")
+        try:
+            config = peft.get_peft_config(arguments)
+            wrapped: nn.Module = peft.get_peft_model(model, config)  # type: ignore[arg-type]
+        except UserError:
+            raise
+        except Exception as error:  # PEFT has no exception of its own, and asserts as well
+            reason = " ".join((str(error) or repr(error)).split())
+            raise UserError(f"--peft_config {source}: PEFT refuses it: {reason:.300}") from error
+    if not any(p.requires_grad and not is_head(wrapped, n) for n, p in wrapped.named_parameters()):
+        raise UserError(f"--peft_config {source} trains nothing of the encoder; change it.")
+    return wrapped
+
+
+def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Arguments of PEFT's configuration class, checked by name, ours filled in."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = values["peft_type"]
+    classes = {str(getattr(key, "value", key)): c for key, c in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if kind not in classes:
+        near = difflib.get_close_matches(kind, classes, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(sorted(classes))}."
+        raise UserError(f"--peft_config {source}: PEFT has no peft_type {kind!r}; {hint}")
+    if values.get("task_type", "SEQ_CLS") not in ("SEQ_CLS", None):
+        raise UserError(
+            f"--peft_config {source} has task_type {values['task_type']!r}; text classification "
+            "is SEQ_CLS, or leave it out."
+        )
+    known = [field.name for field in dataclasses.fields(classes[kind]) if field.init]
+    for name in values:
+        if name not in known and name not in _OF_A_SAVED_ADAPTER:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "take it out."
+            raise UserError(f"--peft_config {source}: {kind} has no argument {name!r}; {hint}")
+    arguments = {name: v for name, v in values.items() if name not in _OF_A_SAVED_ADAPTER}
+    arguments["task_type"] = "SEQ_CLS"
+    if "modules_to_save" in known:
+        wanted = [*head_modules(model), *(arguments.get("modules_to_save") or [])]
+        arguments["modules_to_save"] = list(dict.fromkeys(wanted))
+    if not arguments.get("layers_to_transform"):
+        for name in ("target_modules", "feedforward_modules"):
+            if isinstance(arguments.get(name), list):
+                arguments[name] = _paths(model, arguments[name])
+    return arguments
+
+
+def _paths(model: nn.Module, names: list[str]) -> list[str]:
+    """This project's names as exact paths; others stay what they mean to PEFT."""
+    paths: list[str] = []
+    for name in names:
+        paths += find_targets(model, [name]) if name in NAMES else [name]
+    return list(dict.fromkeys(paths))
+
+
+def _set_schedule(arguments: dict[str, Any], total_steps: int | None, source: str) -> None:
+    """AdaLoRA's step numbers for a run of this length; none is pruned where none is trained."""
+    start, end = arguments.get("init_r", 12), arguments.get("target_r", 8)
+    if not isinstance(start, int) or not isinstance(end, int) or not 0 <= end < start:
+        # With equal ranks PEFT asks for the 0th smallest score, and torch raises.
+        raise UserError(
+            f"--peft_config {source}: AdaLoRA prunes from init_r down to target_r, so target_r "
+            f"({end!r}) must be below init_r ({start!r}); for a fixed rank take LORA."
+        )
+    if total_steps is None:
+        arguments.update(total_step=1, tinit=0, tfinal=0)
+        return
+    for name in ("tinit", "tfinal"):
+        value = arguments.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise UserError(f"--peft_config {source} has {name} {value!r}; it must be at least 0.")
+        arguments[name] = round(value * total_steps) if 0 < value < 1 else int(value)
+    if arguments["tinit"] + arguments["tfinal"] >= total_steps:
+        raise UserError(
+            f"--peft_config {source} leaves no step to prune in: tinit {arguments['tinit']} and "
+            f"tfinal {arguments['tfinal']} fill the {total_steps} steps of this run; lower them, "
+            "or give fractions such as 0.1 and 0.3."
+        )
+    arguments["total_step"] = total_steps
