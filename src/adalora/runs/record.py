@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
 
 from adalora.errors import UserError
+from adalora.runs.plain import plain
 
 __all__ = ["RECORD_FILE", "RunRecord", "RunWarning", "SplitScores", "WarningKind"]
 
@@ -154,9 +155,8 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, ``format_version`` first; numbers not finite become None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        ordered = {"format_version": values.pop("format_version"), **values}
-        plain: dict[str, Any] = _without_nan(ordered)
-        return plain
+        first = {"format_version": values.pop("format_version")}
+        return cast("dict[str, Any]", plain({**first, **values}))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, source: str = "The record") -> RunRecord:
@@ -353,17 +353,6 @@ def _check_scores(split: str, scores: Mapping[str, Any]) -> None:
 def _shown(value: object, most: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= most else text[:most] + "…"
-
-
-def _without_nan(value: Any) -> Any:
-    """Plain dictionaries and lists, None for each number that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _with_nan(scores: Any) -> Any:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
+from adalora.training.allocations import AllocationHistory
 from loralib import (
     BudgetSchedule,
     Linear,
@@ -131,6 +132,7 @@ class AdaLora:
         self.allocator: RankAllocator | None = None
         self.budget: int | None = None
         self.threshold: Tensor | None = None
+        self.history = AllocationHistory(0)
         if settings.allocate and not self.svd_layers:
             raise UserError(
                 "AdaLoRA prunes singular values and this model has no SVD layer; put them on with "
@@ -158,6 +160,7 @@ class AdaLora:
         if not self.settings.allocate:
             return
         settings = self.settings
+        self.history = AllocationHistory(total_steps)
         schedule = settings.schedule(self.total_rank, len(self.svd_layers), total_steps)
         try:
             self.allocator = RankAllocator(
@@ -206,9 +209,12 @@ class AdaLora:
             return None, None
         if self.allocator is None:
             raise UserError("AdaLora.step was called before AdaLora.begin(total_steps).")
-        self.budget, threshold = self.allocator.update_and_mask(self.model, global_step)
+        allocator, before = self.allocator, self.allocator.mask_events
+        self.budget, threshold = allocator.update_and_mask(self.model, global_step)
         if threshold is not None:
             self.threshold = threshold
+        if allocator.mask_events > before:
+            self.history.note(global_step, self.budget, threshold, allocator.survivors())
         return self.budget, threshold
 
     def rank_pattern(self) -> dict[str, int]:
@@ -219,6 +225,17 @@ class AdaLora:
             f"{name}.lora_E": module.r
             for name, module in self.model.named_modules()
             if isinstance(module, SVDLinear) and module.r > 0
+        }
+
+    def importance(self) -> dict[str, list[float]]:
+        """Module path -> score of each of its triplets now, in descending order."""
+        if self.allocator is None:
+            return {}
+        ranks = {name: len(kept) for name, kept in self.allocator.survivors().items()}
+        scores = self.allocator.importance.scores().split(list(ranks.values()))
+        return {
+            name.removesuffix(".lora_E"): sorted(part.tolist(), reverse=True)
+            for name, part in zip(ranks, scores, strict=True)
         }
 
     def finish(self) -> None:
@@ -245,7 +262,8 @@ class AdaLora:
         """Everything a resumed run needs to continue exactly."""
         if self.allocator is None:
             return {}
-        return {**self.allocator.state_dict(), "threshold": self.threshold}
+        own = {"threshold": self.threshold, "history": self.history.state_dict()}
+        return {**self.allocator.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Continue from ``state``; call it after ``begin``.
@@ -264,6 +282,8 @@ class AdaLora:
             state = {**state, "schedule": asdict(self.allocator.schedule), "betas": betas}
         try:
             self.allocator.load_state_dict(state)
+            # Checkpoints of before it was kept have none.
+            self.history.load_state_dict(state.get("history", {}))
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"The allocator's state does not fit this run: {error}") from error
         self.threshold = state.get("threshold")

@@ -15,6 +15,7 @@ from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
 from adalora.training.callback import AdaLoraCallback, LogLastStep
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.duration import TrainingTime
 from adalora.training.resumable import ResumableTrainer
 
 __all__ = ["AdaLoraTrainer"]
@@ -55,6 +56,7 @@ class AdaLoraTrainer(ResumableTrainer):
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
         self._task_loss: Tensor | None = None
+        self.add_callback(TrainingTime())
         self.add_callback(LogLastStep())
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
