@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +11,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from adalora.checkpoints.snapshot import newest_sound
 from adalora.errors import UserError
 from adalora.runs import RECORD_FILE, RunRecord
 from adalora.training.lock import locked_folder
 
-__all__ = ["OUTPUT_FILE", "Job", "command_of", "environment_of", "error_of", "prepare", "start"]
+__all__ = [
+    "OUTPUT_FILE",
+    "Executor",
+    "Job",
+    "end_all",
+    "error_of",
+    "outcome_of",
+    "prepare",
+    "start",
+]
 
 OUTPUT_FILE = "output.txt"
 #: A process that is told to end saves a checkpoint first.
@@ -26,7 +35,6 @@ GRACE_SECONDS = 60.0
 #: Every process that could outlive a killed sweep ends by itself within a moment.
 _ORPHAN_SECONDS = 30.0
 _SHOWN_LINES = 4
-_LIBRARY_LINE = re.compile(r"^\s+|^Traceback|^\w*Warning:|it/s\]")
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,22 @@ class Job:
     module: str = "adalora.sweeps.child"
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Where jobs are run; ``local.LocalProcesses`` and ``cluster.RayCluster`` are two."""
+
+    def has_room(self) -> bool:
+        """Whether another job may be started now."""
+
+    def start(self, job: Job) -> None:
+        """Begin a job; its folder is ready for it."""
+
+    def ended(self, seconds: float) -> Sequence[tuple[Job, int]]:
+        """Jobs that have ended, with their exit status; waits so long for the first."""
+
+    def stop(self) -> None:
+        """End the jobs that run, and give back what was taken."""
 
 
 def command_of(job: Job) -> list[str]:

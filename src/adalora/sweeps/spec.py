@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,20 +29,35 @@ _OURS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a name given twice is a mistake, where PyYAML would drop the first."""
+    """YAML of today: ``no`` is a word, ``1e-3`` a number, and a name given twice a mistake.
+
+    PyYAML reads the old YAML 1.1, and of two equal names keeps the last.
+    """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen:
-                raise UserError(f"{key!r} stands twice{key_node.start_mark}; join the two.")
-            if isinstance(key, str | int | float):
-                seen.add(key)
+        """As the base class, but refusing a name that stands twice."""
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for (key, _), name in zip(node.value, names, strict=True):
+            if names.count(name) > 1:
+                line = key.start_mark.line + 1
+                raise UserError(f"{name!r} stands twice in one part (line {line}); join the two.")
         return cast("dict[Any, Any]", super().construct_mapping(node, deep))
 
 
-def read_spec(text: str, *, source: str, known_flags: Sequence[str], given: Flags = {}) -> Spec:
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != f"{_TAG}bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(f"{_TAG}bool", re.compile("(true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_spec(text: str, *, source: str, known_flags: Sequence[str], given: Flags) -> Spec:
     """The sweep that ``text`` describes.
 
     Args:

@@ -6,28 +6,41 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from adalora import training as at
 from adalora.glue import load_data
 
 __all__ = ["run", "train_and_evaluate"]
 
 
-def run(argv: Sequence[str] | None, *, program: str, script: Path | None = None) -> None:
+def run(
+    argv: Sequence[str] | None,
+    *,
+    program: str,
+    script: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
     """Parse the flags, and do what they say in a folder that no other run may use meanwhile.
 
     Args:
         argv: the flags; None for the process's own.
         program: what usage messages call the program.
         script: its file, if it is one.
+        callbacks: for the Trainer, beside its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = at.parse_arguments(words, program=program)
     with at.hold_folder(arguments.training):
-        train_and_evaluate(arguments, command=words, script=script)
+        train_and_evaluate(arguments, command=words, script=script, callbacks=callbacks)
 
 
 def train_and_evaluate(
-    arguments: at.RunArguments, *, command: Sequence[str] = (), script: Path | None = None
+    arguments: at.RunArguments,
+    *,
+    command: Sequence[str] = (),
+    script: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Build, train or resume, evaluate, predict, and leave a record of it all."""
     training = arguments.training
@@ -53,6 +66,7 @@ def train_and_evaluate(
         settings=at.course_settings(arguments),
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
+        callbacks=list(callbacks),
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,
