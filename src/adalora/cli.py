@@ -18,6 +18,8 @@ __all__ = ["COMMANDS", "main"]
 
 #: Command -> what it does; its module in ``adalora.commands`` has the same name.
 COMMANDS = {
+    "sweep": "many runs from one file: tasks x methods x budgets x seeds, resumed when interrupted",
+    "train": "train, evaluate and predict; the program of run_glue.py, with its flags",
     "export": "a trained run in another program's format: transformers, PEFT, ONNX, loralib",
     "import": "a LoRA or AdaLoRA adapter of PEFT as a run",
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",

@@ -91,3 +91,8 @@ def test_the_majority_score_is_the_main_metric_of_one_answer(tmp_path: Path) -> 
     assert data.majority_score("validation") == pytest.approx(0.25)
     assert load_data(DataSource(task_name="mini-cola")).majority_score("validation") == 0
     assert load_data(DataSource(task_name="mini-stsb")).majority_score("validation") == 0
+    # Own numbers are judged by their correlation as well, which one answer has none of.
+    train, validation = write("a.csv", ["0.5", "1.5"]), write("b.csv", ["0.5", "2.5"])
+    own = load_data(DataSource(train_file=train, validation_file=validation))
+    assert own.is_regression
+    assert own.majority_score("validation") == 0

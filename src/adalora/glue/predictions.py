@@ -1,4 +1,4 @@
-"""Test predictions in the original's form: a header, then index and class name (or number)."""
+"""Predictions on disk in the original's form: a header, then index and class name (or number)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["write_predictions"]
+__all__ = ["result_name", "write_eval_predictions", "write_predictions"]
+
+
+def result_name(task_name: str | None, split: str) -> str:
+    """What the original calls the results of a split: the task, and mnli-mm for mismatched sets."""
+    task = task_name or "custom"
+    if split.endswith("_mismatched"):
+        return f"{task}-mm"
+    return split if split == "ax" else task
 
 
 def write_predictions(
@@ -28,6 +36,33 @@ def write_predictions(
     for index, value in enumerate(predictions):
         answer = f"{float(value):3.3f}" if labels is None else labels[int(value)]
         lines.append(f"{index}\t{answer}")
+    _write_lines(path, lines)
+
+
+def write_eval_predictions(
+    path: Path,
+    predictions: np.ndarray[Any, Any],
+    references: np.ndarray[Any, Any],
+    labels: Sequence[str] | None,
+) -> None:
+    """Write ``path`` with the truth and the answer side by side, whole or not at all.
+
+    Args:
+        path: replaced if it exists.
+        predictions: class indices [n], or numbers [n] where ``labels`` is None, written in full.
+        references: likewise.
+        labels: names of the classes.
+    """
+
+    def word(value: Any) -> str:
+        return repr(float(value)) if labels is None else labels[int(value)]
+
+    pairs = zip(references, predictions, strict=True)
+    lines = [f"{index}\t{word(truth)}\t{word(guess)}" for index, (truth, guess) in enumerate(pairs)]
+    _write_lines(path, ["index\tlabel\tprediction", *lines])
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(temporary, path)

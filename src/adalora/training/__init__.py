@@ -28,7 +28,7 @@ from adalora.training.folders import (
 from adalora.training.parser import RunArguments, parse_arguments
 from adalora.training.run import (
     Run,
-    build_metrics,
+    TaskMetrics,
     check_schedule,
     data_source,
     seed_everything,
@@ -49,10 +49,10 @@ __all__ = [
     "ModelArguments",
     "Run",
     "RunArguments",
+    "TaskMetrics",
     "adapt",
     "build_adaptation",
     "build_collator",
-    "build_metrics",
     "build_model",
     "build_tokenizer",
     "check_combination",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
+from adalora.training.allocations import AllocationHistory
 from loralib import (
     ALLOCATIONS,
     SCORES,
@@ -165,6 +166,7 @@ class AdaLora:
         self.allocator: RankAllocator | None = None
         self.budget: int | None = None
         self.threshold: Tensor | None = None
+        self.history = AllocationHistory(0)
         if settings.allocate and settings.prune_lora and not self.frd_layers:
             raise UserError(
                 "prune_lora prunes plain LoRA and this model has no such layer; put them on with "
@@ -204,6 +206,7 @@ class AdaLora:
         if not self.settings.allocate:
             return
         settings = self.settings
+        self.history = AllocationHistory(total_steps)
         schedule = settings.schedule(self.total_rank, len(self.layers), total_steps)
         try:
             self.allocator = RankAllocator(
@@ -255,9 +258,12 @@ class AdaLora:
             return None, None
         if self.allocator is None:
             raise UserError("AdaLora.step was called before AdaLora.begin(total_steps).")
-        self.budget, threshold = self.allocator.update_and_mask(self.model, global_step)
+        allocator, before = self.allocator, self.allocator.mask_events
+        self.budget, threshold = allocator.update_and_mask(self.model, global_step)
         if threshold is not None:
             self.threshold = threshold
+        if allocator.mask_events > before:
+            self.history.note(global_step, self.budget, threshold, allocator.survivors())
         return self.budget, threshold
 
     def at_target(self, steps: int) -> bool:
@@ -289,6 +295,17 @@ class AdaLora:
         """
         return sum(int(layer.lora_E.count_nonzero()) for layer in self.svd_layers)
 
+    def importance(self) -> dict[str, list[float]]:
+        """Module path -> score of each of its triplets now, in descending order."""
+        if self.allocator is None:
+            return {}
+        ranks = {name: len(kept) for name, kept in self.allocator.survivors().items()}
+        scores = self.allocator.importance.scores().split(list(ranks.values()))
+        return {
+            name.removesuffix(".lora_E"): sorted(part.tolist(), reverse=True)
+            for name, part in zip(ranks, scores, strict=True)
+        }
+
     def finish(self) -> None:
         """Check at the end of training that the allocator did its work.
 
@@ -313,7 +330,8 @@ class AdaLora:
         """Everything a resumed run needs to continue exactly."""
         if self.allocator is None:
             return {}
-        return {**self.allocator.state_dict(), "threshold": self.threshold}
+        own = {"threshold": self.threshold, "history": self.history.state_dict()}
+        return {**self.allocator.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Continue from ``state``; call it after ``begin``.
@@ -332,6 +350,8 @@ class AdaLora:
             state = {**state, "schedule": asdict(self.allocator.schedule), "betas": betas}
         try:
             self.allocator.load_state_dict(state)
+            # Checkpoints of before it was kept have none.
+            self.history.load_state_dict(state.get("history", {}))
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"The allocator's state does not fit this run: {error}") from error
         self.threshold = state.get("threshold")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -518,6 +518,8 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        # As told, before the values below are derived from one another: a run's record shows these.
+        self.given = {field.name: getattr(self, field.name) for field in fields(self)}
         root = self.root_output_dir or self.output_dir or os.path.join("output", "run")
         self.root_output_dir = os.path.expanduser(root)
         self.output_dir = os.path.join(self.root_output_dir, "model")

@@ -21,6 +21,12 @@ from adalora.errors import UserError
 from adalora.training.arguments import AdaLoraTrainingArguments
 from adalora.training.lock import locked_folder
 
+#: What a run writes beside ``model/`` and ``log/``; first what says that it is finished.
+_RESULTS = (
+    *("run.json", "history.json", "train_results.json", "rank_pattern.json"),
+    *("eval_results_*.json", "eval_predictions_*.tsv", "test_results_*.txt"),
+)
+
 __all__ = ["clear_earlier_run", "configure_logging", "find_checkpoint", "hold_folder"]
 
 
@@ -92,10 +98,9 @@ def clear_earlier_run(training: AdaLoraTrainingArguments, *, resumes: bool = Fal
     root, model = Path(str(training.root_output_dir)), Path(str(training.output_dir))
     for checkpoint in snapshots(model):
         shutil.rmtree(checkpoint)
-    for pattern in ("eval_results_*.json", "test_results_*.txt", "train_results.json"):
+    for pattern in _RESULTS:
         for file in root.glob(pattern):
             file.unlink()
-    (root / "rank_pattern.json").unlink(missing_ok=True)
 
 
 def configure_logging(training: AdaLoraTrainingArguments) -> None:

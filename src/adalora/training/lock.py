@@ -24,8 +24,8 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` while inside.
+def locked_folder(folder: Path, *, flag: str = "--root_output_dir") -> Iterator[None]:
+    """Hold ``folder``, which ``flag`` named, while inside.
 
     Raises:
         UserError: if another process holds it, or it cannot be written to.
@@ -40,7 +40,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"--root_output_dir {str(folder)!r} cannot be written to ({error}); choose another."
+            f"{flag} {str(folder)!r} cannot be written to ({error}); choose another."
         ) from error
     with file:
         try:
@@ -49,7 +49,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(
-                f"--root_output_dir {str(folder)!r} is in use by {holder}: wait until that run "
+                f"{flag} {str(folder)!r} is in use by {holder}: wait until that run "
                 "has ended, or choose another folder."
             ) from error
         except OSError as error:

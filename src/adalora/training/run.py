@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import transformers
 from datasets import Dataset
 from rich.console import Console
+from torch import nn
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from adalora.adapters import count_parameters
@@ -23,21 +24,23 @@ from adalora.glue import (
     DataSource,
     TaskData,
     compute_glue_metrics,
-    main_metric_of,
     write_predictions,
 )
-from adalora.glue.tasks import MINI_PREFIX
+from adalora.glue.predictions import result_name
 from adalora.report import RunSummary, Score, run_summary
+from adalora.runs import RunRecord
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments import AdaLoraTrainingArguments
 from adalora.training.build import settings_of, training_steps
+from adalora.training.next_commands import next_commands
+from adalora.training.outcome import Answers, fingerprint, make_record, write_course
 from adalora.training.parser import RunArguments
 from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.trainer import AdaLoraTrainer
 
 __all__ = [
     "Run",
-    "build_metrics",
+    "TaskMetrics",
     "check_schedule",
     "data_source",
     "seed_everything",
@@ -114,18 +117,24 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
         settings.schedule(init_rank, 1, steps)
 
 
-def build_metrics(data: TaskData) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The metrics of the task, from the Trainer's predictions."""
+class TaskMetrics:
+    """The metrics of the task from the Trainer's predictions; the last of these are remembered."""
 
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
+    def __init__(self, data: TaskData) -> None:
+        self._data = data
+        self.answers: Answers | None = None
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metric -> value."""
+        data = self._data
+        guess = _decide(prediction.predictions, data.is_regression)
+        self.answers = Answers(guess, np.asarray(prediction.label_ids).reshape(-1))
         return compute_glue_metrics(
             None if data.task is None else data.task.name,
-            _decide(prediction.predictions, data.is_regression),
+            guess,
             prediction.label_ids,
             is_regression=data.is_regression,
         )
-
-    return compute
 
 
 def _decide(logits: Any, is_regression: bool) -> np.ndarray[Any, Any]:
@@ -145,9 +154,13 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     adaptation: AdaLora | PeftAdaLora | None
     writer: Any = None
-    seconds: float | None = None
+    command: Sequence[str] = ()
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    answers: dict[str, Answers] = field(default_factory=dict)
+    trained: bool = False
+    train_metrics: dict[str, float] = field(default_factory=dict)
+    logged: list[dict[str, Any]] = field(default_factory=list)
+    start: list[float] | None = None
 
     @property
     def root(self) -> Path:
@@ -164,12 +177,27 @@ class Run:
         """Triplets kept per matrix; empty where the method has none."""
         return {} if self.adaptation is None else self.adaptation.rank_pattern()
 
-    def finish_training(self, metrics: Mapping[str, float], *, seconds: float) -> None:
+    @property
+    def model(self) -> nn.Module:
+        """The adapted model, without what distributes it."""
+        model: nn.Module = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        return model
+
+    def train(self, checkpoint: str | None) -> None:
+        """Train, from the start or from ``checkpoint``, and write what training leaves."""
+        self.start = fingerprint(self.model)
+        result = self.trainer.train(resume_from_checkpoint=checkpoint)
+        self.trained = True
+        self.train_metrics = dict(result.metrics)
+        # What is evaluated from here on is of the end.
+        self.logged = list(self.trainer.state.log_history)
+        self._finish_training()
+
+    def _finish_training(self) -> None:
         """Write ``train_results.json``, ``rank_pattern.json`` and the artefact."""
-        self.seconds = seconds
         if not self.is_main:
             return
-        results = {**metrics, "train_samples": len(self.splits["train"])}
+        results = {**self.train_metrics, "train_samples": len(self.splits["train"])}
         write_json(self.root / "train_results.json", results)
         self.trainer.save_state()
         if self.rank_pattern:
@@ -178,8 +206,7 @@ class Run:
 
     def save(self) -> None:
         """Write the artefact to ``model/``."""
-        arguments, data = self.arguments, self.data
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        arguments, data, model = self.arguments, self.data, self.model
         columns = (data.sentence1_key, data.sentence2_key)
         save_artefact(
             Path(str(arguments.training.output_dir)),
@@ -226,6 +253,7 @@ class Run:
             metrics = dict(self.trainer.evaluate(eval_dataset=self.splits[split]))
             metrics["eval_samples"] = len(self.splits[split])
             self.metrics[split] = metrics
+            self.answers[split] = self.trainer.compute_metrics.answers
             if not self.is_main:
                 continue
             write_json(self.root / f"eval_results_{name}.json", metrics)
@@ -233,7 +261,7 @@ class Run:
                 for key, value in metrics.items():
                     epochs = self.arguments.training.num_train_epochs
                     self.writer.add_scalar(f"Eval_{name}/{key}", value, epochs)
-        if self.is_main and self.seconds is not None:
+        if self.is_main and self.trained:
             self.save()
 
     def predict(self) -> None:
@@ -248,39 +276,40 @@ class Run:
                 write_predictions(path, predictions, self.data.labels)
 
     def _result_name(self, split: str) -> str:
-        """The original's name of a result file: the task, and mnli-mm for the mismatched sets."""
-        task = self.arguments.data.task_name or "custom"
-        if split.endswith("_mismatched"):
-            return f"{task}-mm"
-        return split if split == "ax" else task
+        return result_name(self.arguments.data.task_name, split)
 
-    def summarise(self, *, script: Path) -> None:
-        """Print how good the model is, at what cost, where it lies and what to type next."""
+    def finish(self, *, script: Path | None) -> None:
+        """Write the record, and print how good the model is, at what cost, and what to type next.
+
+        Args:
+            script: the program that runs; None for ``adalora train``.
+        """
         if self.writer is not None:
             self.writer.close()
         if not self.is_main:
             return
+        counts = count_parameters(self.model, self.rank_pattern or None)
+        record = make_record(self, counts)
+        write_course(self, self.root)
+        # Last of all: a run that has a record is finished.
+        record.write(self.root)
         arguments = self.arguments
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        pattern = self.rank_pattern
-        counts = count_parameters(model, pattern or None)
-        allocator = None if self.adaptation is None else self.adaptation.allocator
         where = arguments.data.task_name or arguments.data.train_file or "your data"
         summary = RunSummary(
-            title=f"{arguments.method.name} on {arguments.model.model_name_or_path}, {where}",
-            scores=self._scores(),
-            rank_pattern=pattern,
-            init_rank=self.adaptation.init_rank if self.adaptation is not None else 0,
-            mask_events=allocator.mask_events if allocator is not None else 0,
+            title=f"{record.method} on {record.base_model}, {where}",
+            scores=_scores(record),
+            rank_pattern=record.rank_pattern,
+            init_rank=record.init_rank,
+            mask_events=record.mask_events,
             grown_from=self._grown_from(),
             parameters_initial=counts.adapter_initial,
             parameters_kept=counts.adapter_kept,
             parameters_head=counts.head,
             parameters_total=counts.total,
-            seconds=self.seconds,
+            seconds=record.seconds,
             results=self.root,
-            next_commands=self._next_commands(script),
-            warnings=self._all_warnings(),
+            next_commands=next_commands(arguments, script) if self.trained else (),
+            warnings=[warning["message"] for warning in record.warnings],
         )
         Console().print(run_summary(summary))
 
@@ -290,76 +319,11 @@ class Run:
             return 0
         return len(self.rank_pattern)
 
-    def _scores(self) -> list[Score]:
-        scores = []
-        for split, metrics in self.metrics.items():
-            for name in ("loss", "samples", "runtime", "samples_per_second", "steps_per_second"):
-                metrics = {k: v for k, v in metrics.items() if k != f"eval_{name}"}
-            main = main_metric_of(self.data.task, self.data.is_regression)
-            for key, value in metrics.items():
-                name = key.removeprefix("eval_")
-                if key.startswith("eval_") and isinstance(value, float):
-                    majority = self.data.majority_score(split) if name == main else None
-                    scores.append(Score(split, name, value, majority))
-        return scores
 
-    def _all_warnings(self) -> list[str]:
-        found = list(self.warnings)
-        allocator = None if self.adaptation is None else self.adaptation.allocator
-        if allocator is not None and allocator.skipped_steps:
-            found.append(
-                f"In {allocator.skipped_steps} of {allocator.updates_due} steps a gradient was "
-                "missing or not finite, and importance was left as it was."
-            )
-        held = 0 if self.adaptation is None else self.adaptation.count_triplets()
-        if allocator is not None and held > allocator.target_rank:
-            found.append(
-                f"The run ended with {held} triplets, above its target of {allocator.target_rank}: "
-                "train to the end of the schedule, with a --final_warmup above 0."
-            )
-        for split, metrics in self.metrics.items():
-            value = metrics.get(f"eval_{main_metric_of(self.data.task, self.data.is_regression)}")
-            majority = self.data.majority_score(split)
-            if self.seconds is not None and value is not None and value <= majority + 1e-9:
-                found.append(
-                    f"The score on {split} is no better than always answering the most frequent "
-                    "class: train longer, or change the learning rate."
-                )
-        return found
-
-    def _next_commands(self, script: Path) -> list[tuple[str, str]]:
-        arguments = self.arguments
-        commands = []
-        if self.seconds is not None:
-            if arguments.training.uses_tensorboard:
-                commands.append(
-                    ("Watch the curves", f"tensorboard --logdir {arguments.training.log_dir}")
-                )
-            if (arguments.data.task_name or "").startswith(MINI_PREFIX):
-                task = str(arguments.data.task_name).removeprefix(MINI_PREFIX)
-                example = task if f"run_debertav3_{task}.sh" in _task_scripts(script) else "rte"
-                commands.append(
-                    (
-                        "The same on the real task, from the official GLUE files",
-                        f"bash scripts/run_debertav3_{example}.sh --data_dir GLUE_FOLDER",
-                    )
-                )
-                commands.append(
-                    (
-                        "The same on your own data",
-                        f"python {_short(script)} --model_name_or_path nano --train_file "
-                        "train.csv --validation_file dev.csv --do_train --do_eval --apply_lora "
-                        "--lora_r 4 --root_output_dir output/mine",
-                    )
-                )
-        return commands
-
-
-def _task_scripts(program: Path) -> set[str]:
-    """Names of the project's shell scripts, one per task."""
-    return {path.name for path in (program.resolve().parents[2] / "scripts").glob("run_*.sh")}
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def _scores(record: RunRecord) -> list[Score]:
+    """Every metric on every evaluation set, for the terminal."""
+    return [
+        Score(split, name, value, scores["majority"] if name == scores["main"] else None)
+        for split, scores in record.scores.items()
+        for name, value in scores["last"].items()
+    ]

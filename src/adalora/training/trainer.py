@@ -23,6 +23,7 @@ from adalora.training.callback import (
     StopEarly,
 )
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.duration import TrainingTime
 from adalora.training.lora_plus import raise_learning_rate
 from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.resumable import ResumableTrainer
@@ -77,6 +78,7 @@ class AdaLoraTrainer(ResumableTrainer):
                 "PEFT's AdaLoRA adds its penalty to the loss that the model computes, and with "
                 "--label_smoothing_factor the model computes none; leave that out."
             )
+        self.add_callback(TrainingTime())
         self.add_callback(LogLastStep())
         self.add_callback(LearningRateByStep())
         if patience := getattr(self.args, "early_stopping_patience", None):

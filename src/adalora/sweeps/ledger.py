@@ -1,0 +1,204 @@
+"""What a sweep has done: its folder, and ``results.jsonl``, to which one line is added per run.
+
+Layout: ``sweep.yaml`` (as given), ``plan.json`` (the flags of every cell), ``results.jsonl``,
+``runs/<id>/``. A line is written whole and flushed to the disk; what a killed process left of one
+is taken off again, and its run found by the record in its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from adalora.checkpoints.files import read_json, write_json
+from adalora.errors import UserError
+from adalora.runs import RECORD_FILE, RunRecord
+from adalora.sweeps.cells import Cell
+from adalora.training.lock import locked_folder
+
+__all__ = ["RESULTS_FILE", "Ledger", "Result"]
+
+RESULTS_FILE = "results.jsonl"
+_PLAN_FILE = "plan.json"
+_SPEC_FILE = "sweep.yaml"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one run ended: ``record`` if it finished, ``error`` if it failed."""
+
+    id: str
+    cell: Mapping[str, Any]
+    record: RunRecord | None = None
+    error: str | None = None
+
+    @property
+    def status(self) -> Literal["finished", "failed"]:
+        """As in the file."""
+        return "failed" if self.record is None else "finished"
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of ``results.jsonl``."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "cell": dict(self.cell),
+            "error": self.error,
+            "record": None if self.record is None else self.record.to_json(),
+            "folder": f"runs/{self.id}",
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
+        """The result in a line.
+
+        Raises:
+            UserError: if something is missing from it.
+        """
+        try:
+            record = values["record"]
+            return cls(
+                id=str(values["id"]),
+                cell=dict(values["cell"]),
+                record=None if record is None else RunRecord.from_json(record, source=source),
+                error=values["error"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source} is no result of a sweep: {error}") from error
+
+
+class Ledger:
+    """The folder of one sweep; make it by ``Ledger.opened``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results: dict[str, Result] = {}
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path) -> Iterator[Self]:
+        """Hold the folder of a sweep, made if it is not there, and read what was done in it.
+
+        Raises:
+            UserError: if it cannot be written, another sweep is at work in it, it holds other
+                things, or its results cannot be read.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {str(folder)!r} cannot be made ({error}).") from error
+        with locked_folder(folder, flag="--output"):
+            strange = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+            if strange and not (folder / _SPEC_FILE).is_file():
+                raise UserError(
+                    f"--output {str(folder)!r} holds {strange[0]!r} and is no sweep's folder; "
+                    "choose an empty or a new one."
+                )
+            ledger = cls(folder)
+            ledger._read()
+            yield ledger
+
+    def run_folder(self, cell: Cell) -> Path:
+        """Where the run of ``cell`` writes."""
+        return self.folder / "runs" / cell.id
+
+    # ---- the plan ----
+
+    def plan(self, text: str, cells: Sequence[Cell]) -> None:
+        """Take a plan over: the file as given, and the cells that it means.
+
+        The same sweep may be planned again, with more or fewer cells. A run that was begun with
+        other flags starts afresh; one that has finished with other flags is not thrown away.
+
+        Raises:
+            UserError: if a finished run was made with other flags than its cell has now.
+        """
+        path = self.folder / _PLAN_FILE
+        earlier: dict[str, Any] = read_json(path) if path.is_file() else {}
+        for cell in cells:
+            before = earlier.get(cell.id)
+            if before is None or before == dict(cell.flags):
+                continue
+            folder = self.run_folder(cell)
+            if self._has_finished(cell.id) or (folder / RECORD_FILE).is_file():
+                raise UserError(
+                    f"The run {cell.id} in {self.folder} has finished with other flags than it "
+                    f"has now ({_difference(before, cell.flags)}); choose another --output, or "
+                    "take the change back."
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            self.results.pop(cell.id, None)
+        write_json(path, earlier | {cell.id: dict(cell.flags) for cell in cells})
+        temporary = self.folder / f"{_SPEC_FILE}.partial"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.folder / _SPEC_FILE)
+
+    def adopt(self, cells: Sequence[Cell]) -> int:
+        """Note the runs that finished while nobody was left to write their line; their number."""
+        adopted = 0
+        for cell in cells:
+            if self._has_finished(cell.id) or not (self.run_folder(cell) / RECORD_FILE).is_file():
+                continue
+            self.add(Result(cell.id, cell.axes, record=RunRecord.read(self.run_folder(cell))))
+            adopted += 1
+        return adopted
+
+    def _has_finished(self, name: str) -> bool:
+        return name in self.results and self.results[name].record is not None
+
+    # ---- the results ----
+
+    def add(self, result: Result) -> None:
+        """Add a line for a run that has ended, on the disk before this returns."""
+        line = json.dumps(result.to_json(), allow_nan=False, ensure_ascii=False) + "\n"
+        with (self.folder / RESULTS_FILE).open("ab") as file:
+            file.write(line.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        self.results[result.id] = result
+
+    def _read(self) -> None:
+        path = self.folder / RESULTS_FILE
+        if not path.is_file():
+            return
+        _mend(path)
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
+            source = f"{path}, line {number},"
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{source} is damaged ({error}); take the line out to have its run noted or "
+                    "made again."
+                ) from error
+            result = Result.from_json(values, source=source)
+            self.results[result.id] = result
+
+
+def _mend(path: Path) -> None:
+    """Take off a last line that was being written when its process was killed."""
+    content = path.read_bytes()
+    kept, newline, torn = content.rpartition(b"\n")
+    if not torn:
+        return
+    try:
+        json.loads(torn)
+    except ValueError:
+        with path.open("r+b") as file:
+            file.truncate(len(kept) + len(newline))
+    else:
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name}: then {before.get(name)}, now {now.get(name)}" for name in names[:3])
