@@ -77,7 +77,7 @@ class Cell:
 
 
 def cells_of(spec: Spec) -> list[Cell]:
-    """Every cell of ``spec`` that is not excluded; seeds outermost, so that the table is soon whole.
+    """Every cell of ``spec`` that is not excluded; seeds outermost, so a table is soon whole.
 
     Later flags win: base, task, method, budget, overrides, grid, seed. A flag that is null
     is not given.
