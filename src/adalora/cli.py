@@ -23,6 +23,8 @@ COMMANDS = {
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
     "predict": "labels and probabilities for the texts of a file or of the standard input",
     "eval": "the metrics of a trained model on the validation sets of its task",
+    "table": "mean and deviation over seeds of many runs, beside the paper's figures",
+    "compare": "what differs between two runs: flags, versions, scores, ranks, time",
     "info": "what a run, an artefact or a training checkpoint is",
 }
 

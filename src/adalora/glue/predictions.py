@@ -1,4 +1,4 @@
-"""Test predictions in the original's form: a header, then index and class name (or number)."""
+"""Predictions on disk in the original's form: a header, then index and class name (or number)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["write_predictions"]
+__all__ = ["result_name", "write_predictions"]
+
+
+def result_name(task_name: str | None, split: str) -> str:
+    """What the original calls the results of a split: the task, and mnli-mm for mismatched sets."""
+    task = task_name or "custom"
+    if split.endswith("_mismatched"):
+        return f"{task}-mm"
+    return split if split == "ax" else task
 
 
 def write_predictions(

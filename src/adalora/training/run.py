@@ -26,6 +26,7 @@ from adalora.glue import (
     main_metric_of,
     write_predictions,
 )
+from adalora.glue.predictions import result_name
 from adalora.glue.tasks import MINI_PREFIX
 from adalora.report import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
@@ -251,11 +252,7 @@ class Run:
                 write_predictions(path, predictions, self.data.labels)
 
     def _result_name(self, split: str) -> str:
-        """The original's name of a result file: the task, and mnli-mm for the mismatched sets."""
-        task = self.arguments.data.task_name or "custom"
-        if split.endswith("_mismatched"):
-            return f"{task}-mm"
-        return split if split == "ax" else task
+        return result_name(self.arguments.data.task_name, split)
 
     def summarise(self, *, script: Path) -> None:
         """Print how good the model is, at what cost, where it lies and what to type next."""
