@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "the metrics of a trained model on the validation sets of its task",
     "table": "mean and deviation over seeds of many runs, beside the paper's figures",
     "compare": "what differs between two runs: flags, versions, scores, ranks, time",
+    "submit": "the zip that the GLUE server takes, from runs on its tasks",
     "info": "what a run, an artefact or a training checkpoint is",
 }
 
