@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from adalora.errors import UserError
-from adalora.runs import RunRecord
+from adalora.runs import RECORD_FILE, RunRecord
 
 __all__ = ["Failure", "Run", "Sources", "read_run", "read_sources"]
 
-RECORD = "run.json"
 RESULTS = "results.jsonl"
 
 
@@ -81,11 +80,11 @@ def read_sources(paths: Iterable[str]) -> Sources:
             failures |= found[1]
             notes += found[2]
             continue
-        folders = [path] if (path / RECORD).is_file() else sorted(_parents(path))
+        folders = [path] if (path / RECORD_FILE).is_file() else sorted(_parents(path))
         if not folders:
             raise UserError(
-                f"{path} holds neither {RESULTS} (of a sweep) nor {RECORD} (of a finished run), "
-                "nor folders with one; finish the run first, or name another folder."
+                f"{path} holds neither {RESULTS} (of a sweep) nor {RECORD_FILE} (of a finished "
+                "run), nor folders with one; finish the run first, or name another folder."
             )
         for folder in folders:
             runs[folder.resolve()] = read_run(folder)
@@ -103,17 +102,11 @@ def read_run(folder: str | Path) -> Run:
         UserError: if it holds no record, or one that cannot be read.
     """
     folder = Path(folder).expanduser()
-    path = folder / RECORD
-    if not path.is_file():
-        raise UserError(
-            f"{folder} holds no {RECORD}, which a finished run leaves; name a run's folder (its "
-            "--root_output_dir)."
-        )
-    return Run(RunRecord.read(path), folder)
+    return Run(RunRecord.read(folder), folder)
 
 
 def _parents(path: Path) -> Iterable[Path]:
-    return (record.parent for record in path.glob(f"*/{RECORD}"))
+    return (record.parent for record in path.glob(f"*/{RECORD_FILE}"))
 
 
 def _read_results(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:
@@ -139,7 +132,7 @@ def _read_results(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], lis
         cell = entry.get("cell") or {}
         if status == "finished":
             failures.pop(key, None)
-            record = RunRecord.from_json(entry.get("record"), where)
+            record = RunRecord.from_json(entry.get("record") or {}, source=where)
             runs[key] = Run(record, folder if folder.is_dir() else None, cell)
         elif key not in runs:
             reason = " ".join(str(entry.get("error") or "no reason was noted").split())
