@@ -50,6 +50,11 @@ def test_a_flag_that_only_some_runs_have_splits_them_too() -> None:
     assert labels(rows_of(runs)[0]) == ["LoRA r=2", "LoRA r=2, use_rslora=True"]
 
 
+def test_another_start_is_told_also_where_every_run_has_it() -> None:
+    runs = [run(seed=seed, flags={"lora_init": "pissa", "weight_decay": 0.1}) for seed in (1, 2)]
+    assert labels(rows_of(runs)[0]) == ["LoRA r=2, lora_init=pissa"]
+
+
 @pytest.mark.parametrize("flag", ["root_output_dir", "logging_steps", "data_dir", "seed"])
 def test_where_a_run_writes_does_not_split_it_from_its_like(flag: str) -> None:
     runs = [run(seed=seed, flags={flag: seed}) for seed in (1, 2)]

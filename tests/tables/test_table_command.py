@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 from tests.tables.conftest import WriteRun, record, results_line
 
 from adalora.cli import main
 from adalora.errors import UserError
+from adalora.tables.differences import differences, find_row
 from adalora.tables.paper import paper_table
+from adalora.tables.rows import rows_of
 from adalora.tables.sources import read_sources
 
 DEBERTA = "microsoft/deberta-v3-base"
@@ -94,6 +97,34 @@ def test_a_difference_has_an_interval_and_the_same_seed_gives_the_same(
         if one["table"] == "difference"
     )
     assert float(wide["low"]) < float(found["low"])
+
+
+def test_differences_of_f1_are_of_the_class_that_glue_means_and_averages_follow_conventions(
+    write_run: WriteRun, random: np.random.Generator
+) -> None:
+    names = np.array(["not_duplicate", "duplicate"])
+    labels = (random.random(300) < 0.3).astype(int)
+    answers = {}
+    for method, accuracy in (("LoRA", 0.6), ("BitFit", 0.8)):
+        answers[method] = np.where(random.random(300) < accuracy, labels, 1 - labels)
+        write_run(
+            method,
+            "qqp",
+            last={"validation": {"accuracy": 0.5, "f1": 0.5}},
+            predictions=(names[labels], names[answers[method]]),
+        )
+        folder = write_run(method, "rte", predictions=(["entailment"] * 2, ["entailment"] * 2))
+    rows = rows_of(read_sources([str(folder.parent)]).runs)[0]
+    baseline = find_row(rows, "lora")
+    found = differences(rows, baseline, level=0.9, resamples=200, seed=0)
+    f1, accuracy = (
+        100 * (score(labels, answers["BitFit"]) - score(labels, answers["LoRA"]))
+        for score in (f1_score, accuracy_score)
+    )
+    other = 1 - baseline
+    assert found.cells[other, "QQP F1"].value == pytest.approx(f1)
+    assert found.averages[other, "paper"].value == pytest.approx(((f1 + accuracy) / 2 + 0) / 2)
+    assert found.averages[other, "later"].value == pytest.approx((accuracy + 0) / 2)
 
 
 def test_a_difference_without_predictions_is_left_empty_with_its_reason(

@@ -1,7 +1,7 @@
 """Presets: the flags of the paper's table 1, task by task, each value with its source.
 
 A preset ``TASK/METHOD`` is put together from ``common.yaml``, ``tasks/TASK.yaml`` (those of its
-sections that the method names) and ``methods/METHOD.yaml``, so that every figure of the paper stands
+sections that the method names) and ``methods/METHOD.yaml``, so that each figure of the paper stands
 in one place. No file says again what another said: each flag has one value and one source.
 """
 

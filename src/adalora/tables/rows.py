@@ -36,6 +36,11 @@ _IN_LABEL = frozenset(
     lora_r lora_type model_name_or_path target_rank target_total_rank""".split()
 )
 
+#: Flags that make another method or another start of it: told also where all runs share them.
+_ALWAYS_TOLD = frozenset(
+    """adapter_path lora_init lora_path lora_plus_ratio lora_scaling masking_prob
+    reg_loss_wgt""".split()
+)
 _DEFAULT = "default"
 
 
@@ -104,7 +109,7 @@ def _varied(several: Iterable[Mapping[str, Any]]) -> list[str]:
 def row_label(run: Run) -> str:
     """The method and its size, such as ``AdaLoRA 4→2`` or ``LoRA r=8``."""
     record, flags = run.record, run.record.flags
-    if flags.get("apply_adalora"):
+    if flags.get("apply_adalora") or flags.get("prune_lora"):
         total = flags.get("target_total_rank")
         # 16 is the default of --target_rank, as in the original.
         target = f"{flags.get('target_rank', 16)}" if total is None else f"{total} triplets"
@@ -157,6 +162,7 @@ def _split(runs: Sequence[Run]) -> dict[str, list[Run]]:
     parts: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         flags = _flags(run)
-        told = [f"{name}={flags[name]}" for name in sorted(varied) if name in flags]
+        names = sorted(flags.keys() & (varied | _ALWAYS_TOLD))
+        told = [f"{name}={flags[name]}" for name in names]
         parts["".join(f", {word}" for word in told)].append(run)
     return parts
