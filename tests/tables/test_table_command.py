@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +227,22 @@ def test_a_narrow_terminal_gets_every_column_in_blocks(
         assert title in text
     assert max(map(len, text.splitlines())) <= 60
     assert "…" not in text
+
+
+def test_an_ascii_terminal_gets_every_sign_in_ascii(runs: Path, project_root: Path) -> None:
+    """In a process of its own, whose output cannot hold the signs."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-m", "adalora", "table", str(runs), "--against", "lora"],
+        capture_output=True,
+        env=environment,
+        cwd=project_root,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    text = done.stdout.decode("ascii")
+    assert "AdaLoRA 4->2" in text
+    assert "+/-" in text
+    assert "a) a run of it was flagged" in text
 
 
 # ---- sources ----

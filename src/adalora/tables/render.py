@@ -48,28 +48,40 @@ def print_grid(console: Console, grid: Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    def said(text: str) -> str:
-        return text if console.encoding.lower().startswith("utf") else text.translate(_ASCII)
-
-    console.print(Text(said(grid.title), style="bold"))
+    if not console.encoding.lower().startswith("utf"):
+        grid = _ascii(grid)
+    console.print(Text(grid.title, style="bold"))
     for columns in _blocks(grid, console.width):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         for column in columns:
             justify: Any = "right" if column else "left"
-            table.add_column(said(grid.header[column]), justify=justify, overflow="fold")
+            table.add_column(grid.header[column], justify=justify, overflow="fold")
         for number, row in enumerate(grid.rows):
-            cells = (Text(said(row[column])) for column in columns)
+            cells = (Text(row[column]) for column in columns)
             table.add_row(*cells, end_section=number + 1 == grid.rule)
         console.print(table)
     for note in grid.notes:
-        console.print(Text(said(f"- {note}")))
+        console.print(Text(f"- {note}"))
     console.print()
+
+
+def _ascii(grid: Grid) -> Grid:
+    def said(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.translate(_ASCII) for text in texts)
+
+    return Grid(
+        title=grid.title.translate(_ASCII),
+        header=said(grid.header),
+        rows=tuple(said(row) for row in grid.rows),
+        notes=said(grid.notes),
+        rule=grid.rule,
+    )
 
 
 def _blocks(grid: Grid, width: int) -> list[list[int]]:
     """Indices of columns, the first being in every block, so that each block fits if it can."""
     widths = [
-        max(len(grid.header[column]), *(len(row[column]) for row in grid.rows), 0) + 2
+        max(len(grid.header[column]), *(len(row[column]) for row in grid.rows), 0) + 3
         for column in range(len(grid.header))
     ]
     blocks, used = [[0]], widths[0]
