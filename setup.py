@@ -58,6 +58,7 @@ setup(
         "safetensors>=0.4.3",
         "tensorboard>=2.16",
         "rich>=13.7",
+        "pyyaml>=6",
         "sentencepiece>=0.2",
         "protobuf>=4.25",
     ],

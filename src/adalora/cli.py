@@ -23,8 +23,12 @@ COMMANDS = {
     "export": "a trained run in another program's format: transformers, PEFT, ONNX, loralib",
     "import": "a LoRA or AdaLoRA adapter of PEFT as a run",
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
+    "presets": "the settings of the paper's table 1 for --preset, each value with its source",
     "predict": "labels and probabilities for the texts of a file or of the standard input",
     "eval": "the metrics of a trained model on the validation sets of its task",
+    "table": "mean and deviation over seeds of many runs, beside the paper's figures",
+    "compare": "what differs between two runs: flags, versions, scores, ranks, time",
+    "submit": "the zip that the GLUE server takes, from runs on its tasks",
     "info": "what a run, an artefact or a training checkpoint is",
 }
 

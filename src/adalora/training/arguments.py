@@ -90,6 +90,13 @@ class ModelArguments:
             "rounding; --no_unpad computes padding as well, as transformers does."
         ),
     )
+    preset: str | None = field(
+        default=None,
+        metadata=_help(
+            "Flags of a row of the paper's table 1, such as rte/adalora-0.3M; flags given beside "
+            "it win. `adalora presets` lists them."
+        ),
+    )
 
     def __post_init__(self) -> None:
         if self.base_dtype not in BASE_DTYPES:

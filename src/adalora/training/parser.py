@@ -8,15 +8,18 @@ and has no meaning any more is refused by name, never ignored.
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import yaml
 from transformers import HfArgumentParser
 
 from adalora.errors import UserError
+from adalora.presets import find_preset, flags_beside
 from adalora.training.arguments import (
     AdaLoraTrainingArguments,
     DataArguments,
@@ -42,6 +45,7 @@ EPILOG = """examples:
       --apply_lora --apply_adalora --lora_type svd --lora_r 4 --target_rank 2 \\
       --init_warmup 0.1 --final_warmup 0.3 --learning_rate 2e-3
   run_glue.py --model_name_or_path microsoft/deberta-v3-base --data_dir GLUE --task_name rte ...
+  run_glue.py --preset rte/adalora-0.3M --data_dir GLUE --root_output_dir output/rte
   run_glue.py run.json      the same flags as a JSON or YAML file
 """
 
@@ -96,7 +100,7 @@ def parse_arguments(
         return RunArguments(*_parse_file(parser, Path(arguments[0])))
     _refuse_retired(arguments)
     parsed = parser.parse_args_into_dataclasses(
-        args=arguments, return_remaining_strings=True, look_for_args_file=False
+        args=_with_preset(arguments), return_remaining_strings=True, look_for_args_file=False
     )
     *dataclasses, remaining = parsed
     if remaining:
@@ -105,11 +109,7 @@ def parse_arguments(
 
 
 def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
-    readers = {
-        ".json": parser.parse_json_file,
-        ".yaml": parser.parse_yaml_file,
-        ".yml": parser.parse_yaml_file,
-    }
+    readers = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UserError(
@@ -118,11 +118,35 @@ def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
     if not path.is_file():
         raise UserError(f"The file of flags {str(path)!r} does not exist.")
     try:
-        return tuple(reader(str(path)))
+        values = reader(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("preset") is not None:
+            values = flags_beside(find_preset(str(values["preset"])), list(values)) | values
+        return tuple(parser.parse_dict(values))
     except UserError:
         raise
     except Exception as error:  # every reader raises its own kind for a malformed file
         raise UserError(f"The file of flags {str(path)!r} could not be read: {error}") from error
+
+
+def _with_preset(arguments: list[str]) -> list[str]:
+    """The command line with the flags of its ``--preset`` before it, so that its own count.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    words = [word.partition("=") for word in arguments if word.startswith("--")]
+    given = [name.removeprefix("--").replace("-", "_") for name, _, _ in words]
+    if "preset" not in given:
+        return arguments
+    *_, last = (place for place, word in enumerate(arguments) if word.split("=")[0] == "--preset")
+    following = arguments[last + 1 : last + 2]
+    name = arguments[last].partition("=")[2] or "".join(following)
+    if not name or name.startswith("-"):
+        return arguments  # argparse says what is missing
+    expanded = []
+    for flag, value in flags_beside(find_preset(name), given).items():
+        expanded += [f"--{flag}", str(value)]
+    return [*expanded, *arguments]
 
 
 def _refuse_retired(arguments: Sequence[str]) -> None:

@@ -1,0 +1,191 @@
+"""``adalora table SWEEP|RUN...``: mean and deviation over seeds, task by task."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adalora.commands.flags import CommandParser, positive
+
+if TYPE_CHECKING:
+    from adalora.tables.grids import Grid
+    from adalora.tables.rows import Row
+    from adalora.tables.sources import Sources
+
+__all__ = ["main"]
+
+EXAMPLES = """  adalora table output/sweep
+  adalora table output/sweep --against lora
+  adalora table output/sweep -o docs/table.md
+  adalora table output/rte-1 output/rte-2 --epoch last --format latex"""
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "table",
+        "Mean and standard deviation over seeds, task by task, of finished runs.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="SWEEP|RUN",
+        help="a sweep's folder, its results.jsonl, a run's folder, or a folder of runs",
+    )
+    parser.add_argument(
+        "--epoch",
+        choices=("last", "best", "both"),
+        default="both",
+        help="which epoch's scores; each has a table of its own (default: both)",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="METHOD",
+        help="a row: also differences to it, with paired bootstrap intervals",
+    )
+    parser.add_argument(
+        "--level", type=_level, default=0.95, help="of the intervals (default: 0.95)"
+    )
+    parser.add_argument(
+        "--resamples", type=positive, default=2000, help="bootstrap replicates (default: 2000)"
+    )
+    parser.add_argument(
+        "--bootstrap_seed", type=int, default=0, help="seed of the bootstrap (default: 0)"
+    )
+    parser.add_argument(
+        "--paper",
+        choices=("auto", "none", "table1", "ablation"),
+        default="auto",
+        help="the paper's rows: auto, table 1 beside runs on the paper's base model; table1, in "
+        "any case; ablation, tables 4 and 5 as well; none",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "latex", "csv"),
+        help="default: that of --output's ending (.md, .tex, .csv), else terminal",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a file")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    return parser
+
+
+def _level(word: str) -> float:
+    level = float(word)
+    if not 0 < level < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not between 0 and 1, such as 0.95")
+    return level
+
+
+def main(flags: Sequence[str]) -> int:
+    """Show or write the tables."""
+    arguments = _parser().parse_args(flags)
+    if arguments.output is not None:
+        from adalora.inference.output import check_target
+
+        check_target(arguments.output, force=arguments.force)
+    from adalora.tables.rows import rows_of
+    from adalora.tables.sources import read_sources
+
+    sources = read_sources(arguments.paths)
+    rows, notes = rows_of(sources.runs)
+    by_base: dict[str, list[Row]] = {}
+    for row in rows:
+        by_base.setdefault(row.base_model, []).append(row)
+
+    grids: list[Grid] = []
+    records: list[dict[str, Any]] = []
+    for of_base in by_base.values():
+        found, lines = _of_base(of_base, sources, arguments)
+        grids += found
+        records += lines
+    if arguments.paper == "ablation":
+        from adalora.tables.grids import paper_grid
+        from adalora.tables.paper import paper_base_model, paper_table
+        from adalora.tables.records import paper_records
+
+        for name in ("table4", "table5"):
+            grids.append(paper_grid(name))
+            records += paper_records(name, paper_table(name), paper_base_model())
+    failed = [{"table": "failed", "run": one.name, "error": one.error} for one in sources.failures]
+    told = [f"Failed: {one['run']}: {one['error']}" for one in failed]
+    _write(grids, records + failed, [*told, *notes, *sources.notes], arguments)
+    return 0
+
+
+def _of_base(
+    rows: list[Row], sources: Sources, arguments: argparse.Namespace
+) -> tuple[list[Grid], list[dict[str, Any]]]:
+    """The tables of one base model, as text and as records."""
+    from adalora.tables.differences import differences, find_row
+    from adalora.tables.grids import difference_grid, parameter_grid, score_grid
+    from adalora.tables.paper import paper_base_model, paper_table
+    from adalora.tables.records import difference_records, paper_records, score_records
+    from adalora.tables.scores import EPOCHS, score_table
+
+    is_papers = rows[0].base_model in (paper_base_model(), Path(paper_base_model()).name)
+    beside = arguments.paper == "table1" or (is_papers and arguments.paper != "none")
+    paper = paper_table("table1") if beside else None
+    grids: list[Grid] = []
+    records: list[dict[str, Any]] = []
+    for epoch in EPOCHS if arguments.epoch == "both" else (arguments.epoch,):
+        table = score_table(rows, epoch, sources.failures)
+        grids.append(score_grid(table, paper))
+        records += score_records(table)
+    grids.append(parameter_grid(rows))
+    if paper is not None:
+        records += paper_records("table1", paper, paper_base_model())
+    if arguments.against is not None:
+        numbers = {"resamples": arguments.resamples, "seed": arguments.bootstrap_seed}
+        baseline = find_row(rows, arguments.against)
+        found = differences(rows, baseline, level=arguments.level, **numbers)
+        grids.append(difference_grid(found, level=arguments.level, **numbers))
+        records += difference_records(found, arguments.level)
+    return grids, records
+
+
+def _write(
+    grids: Sequence[Grid],
+    records: Sequence[dict[str, Any]],
+    notes: Sequence[str],
+    arguments: argparse.Namespace,
+) -> None:
+    from adalora.tables.render import SUFFIXES, csv_text, latex, markdown, print_grid
+
+    output: Path | None = arguments.output
+    by_suffix = SUFFIXES.get(output.suffix) if output is not None else None
+    form = arguments.format or by_suffix or "terminal"
+    if form == "terminal":
+        from rich.console import Console
+
+        if output is None:
+            console = Console(highlight=False)
+            for grid in grids:
+                print_grid(console, grid)
+            for note in notes:
+                console.print(note, markup=False)
+            return
+        # A file is not folded: it has the width that its widest table needs.
+        import io
+
+        console = Console(file=io.StringIO(), width=10_000, highlight=False)
+        for grid in grids:
+            print_grid(console, grid)
+        text = console.file.getvalue() + "".join(f"{note}\n" for note in notes)  # type: ignore[attr-defined]
+    elif form == "csv":
+        text = csv_text(records)
+    else:
+        write = markdown if form == "markdown" else latex
+        text = "\n".join(write(grid) for grid in grids)
+        if notes:
+            mark = "- " if form == "markdown" else "% "
+            text += "\n" + "".join(f"{mark}{note}\n" for note in notes)
+    if output is None:
+        print(text, end="")
+        return
+    from adalora.inference.output import opened
+
+    with opened(output, force=arguments.force) as stream:
+        stream.write(text)
+    print(f"Wrote {output}.")

@@ -1,0 +1,122 @@
+"""Presets: the flags of the paper's table 1, task by task, each value with its source.
+
+A preset ``TASK/METHOD`` is put together from ``common.yaml``, ``tasks/TASK.yaml`` (those of its
+sections that the method names) and ``methods/METHOD.yaml``, so that each figure of the paper stands
+in one place. No file says again what another said: each flag has one value and one source.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adalora.errors import UserError
+
+__all__ = ["Preset", "Setting", "find_preset", "flags_beside", "methods", "preset_names", "tasks"]
+
+_HOME = Path(__file__).parent
+# In the order of the paper's table 1.
+_TASKS = ("mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb")
+# A flag of the user's -> the preset's flag that would contradict it without being the same flag.
+_DISPLACES = {
+    "warmup_ratio": "warmup_steps",
+    "warmup_steps": "warmup_ratio",
+    "train_file": "task_name",
+    "validation_file": "task_name",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The value of one flag, and where it is from."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One row of table 1 on one task (or the released script's settings).
+
+    Attributes:
+        name: ``TASK/METHOD``.
+        title: the method in words.
+        task: its name.
+        paper_row: (method, parameters) of ``adalora.tables.paper``'s table 1; None where the table
+            has no such row.
+        settings: flag -> value and source, in the order to show.
+    """
+
+    name: str
+    title: str
+    task: str
+    paper_row: tuple[str, str] | None
+    settings: Mapping[str, Setting]
+
+
+def tasks() -> tuple[str, ...]:
+    """Tasks that there are presets of."""
+    return _TASKS
+
+
+@cache
+def methods() -> tuple[str, ...]:
+    """The second halves of the names."""
+    return tuple(sorted(path.stem for path in (_HOME / "methods").glob("*.yaml")))
+
+
+def preset_names() -> list[str]:
+    """Every name, task by task."""
+    return [f"{task}/{method}" for task in _TASKS for method in methods()]
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UserError: if there is none; the nearest names are given.
+    """
+    if name not in preset_names():
+        near = difflib.get_close_matches(name, preset_names(), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "'adalora presets' lists them."
+        raise UserError(f"There is no preset {name!r}; {hint}")
+    task, method = name.split("/")
+    of_task, of_method = _read(f"tasks/{task}.yaml"), _read(f"methods/{method}.yaml")
+    blocks = [
+        *_read("common.yaml")["flags"],
+        *(block for section in of_method["sections"] for block in of_task[section]),
+        *of_method["flags"],
+    ]
+    settings: dict[str, Setting] = {}
+    for flag, setting in _settings(blocks):
+        if flag in settings:
+            raise ValueError(f"{name}: {flag} is given by {settings[flag]} and {setting}")
+        settings[flag] = setting
+    row = of_method["paper_row"]
+    return Preset(name, of_method["title"], task, tuple(row) if row else None, settings)
+
+
+def flags_beside(preset: Preset, given: Sequence[str]) -> dict[str, Any]:
+    """The preset's flags that count beside those that the user gave, by name, which win."""
+    displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
+    return {
+        flag: setting.value for flag, setting in preset.settings.items() if flag not in displaced
+    }
+
+
+def _settings(blocks: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Setting]]:
+    for block in blocks:
+        for flag, value in block.items():
+            if flag != "source":
+                yield flag, Setting(value, str(block["source"]))
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((_HOME / name).read_text(encoding="utf-8")))

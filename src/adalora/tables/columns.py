@@ -1,0 +1,109 @@
+"""What a table shows of each task, and how tasks become one number: the two conventions.
+
+The paper's table 1 has MNLI matched and mismatched, QQP accuracy and F1, CoLA's Matthews
+correlation, the mean of Pearson's and Spearman's correlation for STS-B and accuracy for the rest.
+Its average takes the mean of a task's two figures; later papers average MNLI matched and QQP
+accuracy alone, and the two must never be mixed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adalora.glue.tasks import MINI_PREFIX, TASKS, resolve_task
+
+__all__ = ["CONVENTIONS", "Column", "columns_of", "task_order", "task_score", "task_title"]
+
+#: Convention -> what it does with a task of two figures.
+CONVENTIONS = {
+    "paper": "MNLI is the mean of matched and mismatched, QQP of accuracy and F1",
+    "later": "MNLI is matched alone and QQP accuracy alone, as in later papers",
+}
+_ORDER = ("mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb", "wnli", "ax")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a task.
+
+    Attributes:
+        task: as ``--task_name`` has it; the name of a file for the user's own data.
+        title: heading of the column.
+        split: the evaluation set.
+        metrics: of the record; where there are several, their mean is shown.
+        bootstrap: the key of ``bootstrap.METRICS``.
+    """
+
+    task: str
+    title: str
+    split: str
+    metrics: tuple[str, ...]
+    bootstrap: str
+
+    def value(self, scores: Mapping[str, Any], epoch: str) -> float | None:
+        """The figure in percent from a record's ``scores``, of its ``last`` or ``best`` epoch."""
+        found = (scores.get(self.split) or {}).get(epoch)
+        if found is None or any(found.get(name) is None for name in self.metrics):
+            return None
+        return 100 * sum(float(found[name]) for name in self.metrics) / len(self.metrics)
+
+    @property
+    def unit(self) -> str:
+        """What is measured, in words."""
+        names = {
+            "correlation": "mean of Pearson's and Spearman's correlation",
+            "matthews_correlation": "Matthews correlation",
+            "f1": "F1",
+        }
+        return names.get(self.bootstrap, self.bootstrap)
+
+
+def task_title(task: str) -> str:
+    """``sst2`` as GLUE writes it; the user's own name as it is."""
+    short = task.removeprefix(MINI_PREFIX)
+    if short not in TASKS:
+        return task
+    return task.removesuffix(short) + TASKS[short].folder
+
+
+def columns_of(task: str, scores: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns of a task, the first being the one that later papers use.
+
+    Args:
+        task: its name.
+        scores: those of a record, which tell the metric of the user's own data.
+    """
+    title = task_title(task)
+    short = task.removeprefix(MINI_PREFIX)
+    if short == "mnli":
+        return (
+            Column(task, f"{title}-m", "validation_matched", ("accuracy",), "accuracy"),
+            Column(task, f"{title}-mm", "validation_mismatched", ("accuracy",), "accuracy"),
+        )
+    if short == "qqp":
+        return (
+            Column(task, f"{title} acc", "validation", ("accuracy",), "accuracy"),
+            Column(task, f"{title} F1", "validation", ("f1",), "f1"),
+        )
+    if short == "stsb":
+        return (Column(task, title, "validation", ("pearson", "spearmanr"), "correlation"),)
+    if short in TASKS:
+        metric = resolve_task(task)[0].metrics[0]
+        return (Column(task, title, "validation", (metric,), metric),)
+    split = next(iter(scores), "validation")
+    metric = scores.get(split, {}).get("main", "accuracy")
+    return (Column(task, title, split, (metric,), metric),)
+
+
+def task_order(task: str) -> tuple[int, str]:
+    """Sorts tasks as the paper's table does, other data after them."""
+    short = re.sub(f"^{MINI_PREFIX}", "", task)
+    return (_ORDER.index(short) if short in _ORDER else len(_ORDER), task)
+
+
+def task_score(figures: Sequence[float], convention: str) -> float:
+    """One number for a task, from the figures of its columns in their order."""
+    return figures[0] if convention == "later" else sum(figures) / len(figures)

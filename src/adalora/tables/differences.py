@@ -1,0 +1,223 @@
+"""How far the rows of a table are from one of them, with bootstrap intervals, at the last epoch.
+
+It reads the predictions that runs leave beside their record: ``eval_predictions_<name>.tsv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adalora.errors import UserError
+from adalora.glue.predictions import result_name
+from adalora.glue.tasks import Task, resolve_task
+from adalora.tables.bootstrap import bootstrap_differences, interval
+from adalora.tables.columns import CONVENTIONS, Column, task_score
+from adalora.tables.rows import Row
+from adalora.tables.scores import table_columns
+from adalora.tables.sources import Run
+
+__all__ = ["Difference", "Differences", "differences", "find_row"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """In percentage points, with its interval; ``seeds`` pairs of runs."""
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Every row against ``baseline``.
+
+    Attributes:
+        baseline: index of its row.
+        cells: (index of the row, title of the column) -> difference.
+        averages: (index of the row, convention) -> difference of the average over ``averaged``.
+        averaged: the tasks for which every row has a difference.
+        missing: why a cell is empty, one sentence each.
+    """
+
+    rows: Sequence[Row]
+    baseline: int
+    columns: Mapping[str, tuple[Column, ...]]
+    cells: Mapping[tuple[int, str], Difference]
+    averages: Mapping[tuple[int, str], Difference]
+    averaged: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def find_row(rows: Sequence[Row], wanted: str) -> int:
+    """Index of the row that ``wanted`` names: its label, or the method if that has one row alone.
+
+    Raises:
+        UserError: if there is none, or there are several.
+    """
+    name = wanted.replace("->", "→").casefold()
+    labels = [row.label.casefold() for row in rows]
+    found = [index for index, label in enumerate(labels) if label == name]
+    if not found:
+        found = [i for i, label in enumerate(labels) if label.startswith((f"{name} ", f"{name},"))]
+    shown = ", ".join(repr(row.label) for row in rows)
+    if not found:
+        raise UserError(f"--against {wanted!r} names no row of the table; its rows are {shown}.")
+    if len(found) > 1:
+        several = ", ".join(repr(rows[index].label) for index in found)
+        raise UserError(f"--against {wanted!r} names several rows: {several}; give one in full.")
+    return found[0]
+
+
+def differences(
+    rows: Sequence[Row], baseline: int, *, level: float, resamples: int, seed: int
+) -> Differences:
+    """Compare every row of one base model with row ``baseline``.
+
+    Args:
+        level: of the intervals, such as 0.95.
+        resamples: bootstrap replicates.
+        seed: of the draws; the same draws serve every row.
+    """
+    columns = table_columns(rows)
+    found: dict[tuple[int, str], tuple[float, Array, int]] = {}
+    missing: list[str] = []
+    predictions = _Predictions()
+    for index, row in enumerate(rows):
+        for task, of_task in columns.items() if index != baseline else ():
+            for column in of_task:
+                try:
+                    pairs = predictions.pairs(row, rows[baseline], column)
+                except UserError as error:
+                    missing.append(f"{row.label}, {column.title}: {error}")
+                    continue
+                point, replicates = bootstrap_differences(
+                    column.bootstrap,
+                    *pairs,
+                    resamples=resamples,
+                    draw_examples=_generator(seed, task, column.split),
+                    draw_seeds=_generator(seed, task),
+                )
+                found[index, column.title] = 100 * point, 100 * replicates, len(pairs[1])
+    others = [index for index in range(len(rows)) if index != baseline]
+    averaged = tuple(
+        task
+        for task, of_task in columns.items()
+        if others and all((i, column.title) in found for i in others for column in of_task)
+    )
+    averages = {}
+    for index in others if averaged else ():
+        for convention in CONVENTIONS:
+            parts = [[found[index, c.title] for c in columns[task]] for task in averaged]
+            value = np.mean([_task([one[0] for one in of], convention) for of in parts])
+            draws = np.mean([_task([one[1] for one in of], convention) for of in parts], axis=0)
+            seeds = min(one[2] for of in parts for one in of)
+            averages[index, convention] = _difference(float(value), draws, seeds, level)
+    return Differences(
+        rows=rows,
+        baseline=baseline,
+        columns=columns,
+        cells={key: _difference(*one, level) for key, one in found.items()},
+        averages=averages,
+        averaged=averaged,
+        missing=tuple(missing),
+    )
+
+
+def _task(figures: Sequence[Any], convention: str) -> Any:
+    return task_score(figures, convention)
+
+
+def _difference(value: float, replicates: Array, seeds: int, level: float) -> Difference:
+    return Difference(value, *interval(replicates, level), seeds)
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
+
+
+class _Predictions:
+    """Files of predictions, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[list[str], list[str]]] = {}
+
+    def pairs(self, row: Row, baseline: Row, column: Column) -> tuple[Array, Array, Array]:
+        """Labels [n], and predictions [seeds, n] of both rows, for the seeds that both have.
+
+        Raises:
+            UserError: if they have no seed in common, or a file is missing or does not fit.
+        """
+        ours = {run.record.seed: run for run in row.runs.get(column.task, ())}
+        theirs = {run.record.seed: run for run in baseline.runs.get(column.task, ())}
+        seeds = sorted(ours.keys() & theirs.keys())
+        if not seeds:
+            raise UserError(f"no seed in common with {baseline.label}.")
+        files = [[self._file(runs[seed], column) for seed in seeds] for runs in (ours, theirs)]
+        labels = files[0][0][0]
+        if any(one[0] != labels for side in files for one in side):
+            raise UserError("the runs were evaluated on different examples.")
+        classes = _classes(column, labels, files)
+        ours_, theirs_ = ([_encode(one[1], classes) for one in side] for side in files)
+        return _encode(labels, classes), np.stack(ours_), np.stack(theirs_)
+
+    def _file(self, run: Run, column: Column) -> tuple[list[str], list[str]]:
+        if run.folder is None:
+            raise UserError(f"the folder of a run (seed {run.record.seed}) is not there.")
+        path = run.folder / f"eval_predictions_{result_name(run.record.task, column.split)}.tsv"
+        if path not in self._read:
+            self._read[path] = read_predictions(path)
+        return self._read[path]
+
+
+def read_predictions(path: Path) -> tuple[list[str], list[str]]:
+    """Labels and predictions as written, in the order of the examples.
+
+    Raises:
+        UserError: if the file is missing or is none of predictions.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not there.")
+    with path.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if not rows or rows[0] != ["index", "label", "prediction"] or len(rows) < 2:
+        raise UserError(f"{path} does not begin with 'index, label, prediction' or has no rows.")
+    if any(len(row) != 3 for row in rows):
+        raise UserError(f"{path} has a row that is not of three columns.")
+    return [row[1] for row in rows[1:]], [row[2] for row in rows[1:]]
+
+
+def _classes(
+    column: Column, labels: Sequence[str], files: Sequence[Sequence[tuple[list[str], list[str]]]]
+) -> tuple[str, ...] | None:
+    """Class names in the order of their indices, so that F1 is of the right one; None: numbers."""
+    task: Task | None = None
+    try:
+        task = resolve_task(column.task)[0]
+    except UserError:  # the user's own data
+        if column.bootstrap == "pearson":
+            return None
+    if task is not None:
+        return task.labels
+    return tuple(sorted({*labels, *(name for side in files for one in side for name in one[1])}))
+
+
+def _encode(words: Sequence[str], classes: tuple[str, ...] | None) -> Array:
+    try:
+        if classes is None:
+            return np.array([float(word) for word in words])
+        index = {name: number for number, name in enumerate(classes)}
+        return np.array([index[word] for word in words])
+    except (KeyError, ValueError) as error:
+        expected = "a number" if classes is None else f"one of {', '.join(classes)}"
+        raise UserError(f"a prediction or label is not {expected} ({error}).") from error

@@ -1,0 +1,47 @@
+"""The rows of the AdaLoRA paper's tables, as printed (``paper.yaml``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+__all__ = ["PaperTable", "paper_base_model", "paper_table"]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of the paper.
+
+    Attributes:
+        title: which one, and what it is about.
+        rows: (method, parameters or share of them as printed) -> {column: percent}.
+    """
+
+    title: str
+    rows: Mapping[tuple[str, str], Mapping[str, float]]
+
+
+@cache
+def _file() -> dict[str, object]:
+    content = Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(content))
+
+
+def paper_base_model() -> str:
+    """The model that all its GLUE tables are about."""
+    return str(_file()["base_model"])
+
+
+def paper_table(name: str) -> PaperTable:
+    """``table1``, ``table4`` or ``table5``."""
+    content = _file()[name]
+    assert isinstance(content, dict)
+    rows = {
+        (str(method), str(size)): dict(zip(content["columns"], figures, strict=True))
+        for method, size, *figures in content["rows"]
+    }
+    return PaperTable(f"{content['title']}, {_file()['source']}", rows)

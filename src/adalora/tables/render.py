@@ -1,0 +1,145 @@
+"""Grids as terminal tables, Markdown or LaTeX, and everything as lines of CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from adalora.tables.grids import Grid
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["FORMATS", "SUFFIXES", "csv_text", "latex", "markdown", "print_grid"]
+
+FORMATS = ("terminal", "markdown", "latex", "csv")
+#: Ending of ``--output`` -> the format that it means.
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
+# For outputs that cannot show them.
+_ASCII = str.maketrans(
+    {"±": "+/-", "→": "->", "–": "-", "†": "a)", "‡": "b)", "§": "c)", "¶": "d)", "‖": "e)"}
+)
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "→": r"$\rightarrow$",
+        "–": "--",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "§": r"$^\S$",
+        "¶": r"$^\P$",
+        "‖": r"$^\|$",
+        "*": r"$^*$",
+        "<": "$<$",
+        ">": "$>$",
+    }
+)
+
+
+def print_grid(console: Console, grid: Grid) -> None:
+    """Print at the console's width: columns that do not fit follow in a block of their own."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not console.encoding.lower().startswith("utf"):
+        grid = _ascii(grid)
+    console.print(Text(grid.title, style="bold"))
+    for columns in _blocks(grid, console.width):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        for column in columns:
+            justify: Any = "right" if column else "left"
+            table.add_column(grid.header[column], justify=justify, overflow="fold")
+        for number, row in enumerate(grid.rows):
+            cells = (Text(row[column]) for column in columns)
+            table.add_row(*cells, end_section=number + 1 == grid.rule)
+        console.print(table)
+    for note in grid.notes:
+        console.print(Text(f"- {note}"))
+    console.print()
+
+
+def _ascii(grid: Grid) -> Grid:
+    def said(texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(text.translate(_ASCII) for text in texts)
+
+    return Grid(
+        title=grid.title.translate(_ASCII),
+        header=said(grid.header),
+        rows=tuple(said(row) for row in grid.rows),
+        notes=said(grid.notes),
+        rule=grid.rule,
+    )
+
+
+def _blocks(grid: Grid, width: int) -> list[list[int]]:
+    """Indices of columns, the first being in every block, so that each block fits if it can."""
+    widths = [
+        max(len(grid.header[column]), *(len(row[column]) for row in grid.rows), 0) + 3
+        for column in range(len(grid.header))
+    ]
+    blocks, used = [[0]], widths[0]
+    for column in range(1, len(widths)):
+        if used + widths[column] > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(column)
+        used += widths[column]
+    return blocks
+
+
+def markdown(grid: Grid) -> str:
+    """A heading, a pipe table and the notes as a list."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+    lines = [f"### {_escaped(grid.title)}", "", line(grid.header)]
+    lines.append("|" + "|".join(["---", *["---:"] * (len(grid.header) - 1)]) + "|")
+    lines += [line(row) for row in grid.rows]
+    lines += ["", *(f"- {_escaped(note)}" for note in grid.notes), ""]
+    return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    for sign in ("\\", "|", "*", "_", "<"):
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def latex(grid: Grid) -> str:
+    """A ``table`` environment for the booktabs package, the notes below."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{grid.title.translate(_LATEX)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+        r"\toprule",
+        line(grid.header),
+        r"\midrule",
+    ]
+    for number, row in enumerate(grid.rows):
+        lines += [r"\midrule"] if number == grid.rule else []
+        lines.append(line(row))
+    lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines += [rf"{note.translate(_LATEX)}\par" for note in grid.notes]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Lines with one header, the union of the records' names in the order of their coming."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    out = io.StringIO()
+    table = csv.DictWriter(out, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(records)
+    return out.getvalue()

@@ -1,0 +1,140 @@
+"""From what the user names (sweep folders, ``results.jsonl``, run folders) to runs and failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adalora.errors import UserError
+from adalora.runs import RECORD_FILE, RunRecord
+
+__all__ = ["Failure", "Run", "Sources", "read_run", "read_sources"]
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, its folder (None where it is gone), its cell in a sweep."""
+
+    record: RunRecord
+    folder: Path | None
+    cell: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.folder) if self.folder is not None else f"seed {self.record.seed}"
+
+    @property
+    def task(self) -> str:
+        """The task, or the name of the user's own file."""
+        if self.record.task is not None:
+            return self.record.task
+        flags = self.record.flags
+        own = flags.get("validation_file") or flags.get("train_file")
+        return Path(str(own)).stem if own else "own data"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run of a sweep that failed, and why."""
+
+    name: str
+    cell: Mapping[str, Any]
+    error: str
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that was found, in the order in which it was named; ``notes`` tell what was left out."""
+
+    runs: tuple[Run, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_sources(paths: Iterable[str]) -> Sources:
+    """Read sweep folders, ``results.jsonl`` files, run folders, and folders of run folders.
+
+    A run that is named twice counts once. A sweep's later line on a run replaces the earlier one,
+    so that a run which failed and was repeated counts as what it became.
+
+    Raises:
+        UserError: if a path is none of them, a line cannot be read, or no run is found at all.
+    """
+    runs: dict[Path, Run] = {}
+    failures: dict[Path, Failure] = {}
+    notes: list[str] = []
+    named = list(paths)
+    for word in named:
+        path = Path(word).expanduser()
+        if not path.exists():
+            raise UserError(f"{path} does not exist; name a sweep's folder or a run's folder.")
+        if path.suffix == ".jsonl" or (path / RESULTS).is_file():
+            found = _read_results(path if path.is_file() else path / RESULTS)
+            runs |= found[0]
+            failures |= found[1]
+            notes += found[2]
+            continue
+        folders = [path] if (path / RECORD_FILE).is_file() else sorted(_parents(path))
+        if not folders:
+            raise UserError(
+                f"{path} holds neither {RESULTS} (of a sweep) nor {RECORD_FILE} (of a finished "
+                "run), nor folders with one; finish the run first, or name another folder."
+            )
+        for folder in folders:
+            runs[folder.resolve()] = read_run(folder)
+    if not runs:
+        first = next(iter(failures.values()), None)
+        why = "" if first is None else f" The first of {len(failures)} failures: {first.error}"
+        raise UserError(f"No finished run was found in {', '.join(named)}.{why}")
+    return Sources(tuple(runs.values()), tuple(failures.values()), tuple(notes))
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run in ``folder``.
+
+    Raises:
+        UserError: if it holds no record, or one that cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    return Run(RunRecord.read(folder), folder)
+
+
+def _parents(path: Path) -> Iterable[Path]:
+    return (record.parent for record in path.glob(f"*/{RECORD_FILE}"))
+
+
+def _read_results(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:
+    runs: dict[Path, Run] = {}
+    failures: dict[Path, Failure] = {}
+    notes = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+            identity, status = str(entry["id"]), entry["status"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            # A sweep that was killed while it wrote leaves half a line; only the last can be one.
+            if number == len(lines):
+                notes.append(f"{where} is cut off and was left out.")
+                continue
+            raise UserError(f"{where}: not a line of a sweep's results ({error}).") from error
+        folder = path.parent / str(entry.get("folder") or f"runs/{identity}")
+        key = folder.resolve()
+        cell = entry.get("cell") or {}
+        if status == "finished":
+            failures.pop(key, None)
+            record = RunRecord.from_json(entry.get("record") or {}, source=where)
+            runs[key] = Run(record, folder if folder.is_dir() else None, cell)
+        elif key not in runs:
+            reason = " ".join(str(entry.get("error") or "no reason was noted").split())
+            failures[key] = Failure(identity, cell, reason)
+    return runs, failures, notes
