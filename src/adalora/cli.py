@@ -23,6 +23,7 @@ COMMANDS = {
     "plan": "what a run would do, worked out without training; takes run_glue.py's flags",
     "predict": "labels and probabilities for the texts of a file or of the standard input",
     "eval": "the metrics of a trained model on the validation sets of its task",
+    "report": "one HTML page on a run or a sweep, with its pictures",
     "info": "what a run, an artefact or a training checkpoint is",
 }
 

@@ -11,6 +11,7 @@ from adalora.report.grid import arrange
 
 __all__ = ["rank_table"]
 
+
 def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
     """Return the kept ranks as a table with totals.
 

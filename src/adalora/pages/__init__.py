@@ -1,0 +1,32 @@
+"""Reports to look at: one HTML page on a run or a sweep, and its pictures.
+
+Files to page, one way: sources and history read, summary gathers, the pictures draw, facts tell,
+render puts them into the templates, output writes. Drawing needs the extra ``adalora[report]``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adalora.pages.output import write_page
+from adalora.pages.render import render
+from adalora.pages.sources import read_source
+
+__all__ = ["write_report"]
+
+
+def write_report(source: Path, folder: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write the report on the run or the sweep in ``source`` to ``folder``.
+
+    Args:
+        source: folder with ``run.json`` or ``results.jsonl``.
+        folder: as in ``output.write_page``.
+        overwrite: likewise.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        UserError: as ``read_source`` and ``write_page``.
+    """
+    return write_page(render(read_source(source)), folder, overwrite=overwrite)
