@@ -18,6 +18,7 @@ import pytest
 
 from adalora.errors import UserError
 from adalora.pages import write_report
+from adalora.pages.history import History
 
 RANK_PICTURES = ["ranks", "ranks-by-kind", "ranks-by-layer", "budget", "importance"]
 CURVES = ["loss", "metrics"]
@@ -151,6 +152,18 @@ def test_values_that_are_not_finite_leave_gaps_not_failures(make: Any, tmp_path:
     assert pictures(tmp_path / "report") == {*RANK_PICTURES, *CURVES}
 
 
+def test_of_several_evaluations_at_one_step_the_first_is_the_task_s_first_set() -> None:
+    logs = [{"step": 2, "eval_accuracy": 0.5}, {"step": 1, "eval_accuracy": 0.4}]
+    course = History(log_history=[*logs, {"step": 2, "eval_accuracy": 0.9}])
+    assert course.series("eval_accuracy") == [(1, 0.4), (2, 0.5)]
+
+
+def test_the_budget_is_shown_from_the_first_step_on(make: Any, tmp_path: Path) -> None:
+    course = make.history()
+    last = course["allocations"][-1]["budget"]
+    assert f"from 96 to {last}." in page_of(make, tmp_path, make.record(), course)
+
+
 class Tags(HTMLParser):
     """The tags of a page, and the text outside scripts and styles."""
 
@@ -180,8 +193,8 @@ def hostile(value: Any) -> Any:
 
 
 def test_markup_in_names_of_any_kind_is_text(make: Any, tmp_path: Path) -> None:
-    run = make.record(warnings=[{"kind": "other", "message": "careful"}])
-    free = ("base_model", "command", "hardware", "method", "task", "versions", "warnings")
+    free = ("base_model", "command", "hardware", "method", "revision", "task", "versions")
+    run = make.record(warnings=[{"kind": "other", "message": MARKUP}])
     run = {name: hostile(value) if name in free else value for name, value in run.items()}
     run["flags"] = {"label_names": [MARKUP]}
     course = make.history()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from adalora.commands.flags import CommandParser
@@ -43,7 +44,9 @@ def main(flags: Sequence[str]) -> int:
             f"adalora report draws with {error.name}, which is not installed; type "
             "'pip install matplotlib jinja2' (the extra adalora[report])."
         ) from error
-    page, *pictures = write_report(source, folder, overwrite=arguments.overwrite)
+    page, *pictures = write_report(
+        source, folder, overwrite=arguments.overwrite, announce=partial(print, flush=True)
+    )
     print(f"Wrote {page} ({page.stat().st_size:,} bytes).")
     if pictures:
         print(f"Its pictures lie in {pictures[0].parent} as SVG and PNG, {len(pictures)} files.")

@@ -6,22 +6,32 @@ render puts them into the templates, output writes. Drawing needs the extra ``ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from adalora.pages.output import write_page
 from adalora.pages.render import render
-from adalora.pages.sources import read_source
+from adalora.pages.sources import SweepSource, read_source
 
 __all__ = ["write_report"]
 
+_MANY_RUNS = 20
 
-def write_report(source: Path, folder: Path, *, overwrite: bool = False) -> list[Path]:
+
+def write_report(
+    source: Path,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
     """Write the report on the run or the sweep in ``source`` to ``folder``.
 
     Args:
         source: folder with ``run.json`` or ``results.jsonl``.
         folder: as in ``output.write_page``.
         overwrite: likewise.
+        announce: told what takes long, before it does.
 
     Returns:
         The files written, the page first.
@@ -29,4 +39,7 @@ def write_report(source: Path, folder: Path, *, overwrite: bool = False) -> list
     Raises:
         UserError: as ``read_source`` and ``write_page``.
     """
-    return write_page(render(read_source(source)), folder, overwrite=overwrite)
+    content = read_source(source)
+    if isinstance(content, SweepSource) and len(content.runs) > _MANY_RUNS:
+        announce(f"Drawing the pictures of {len(content.runs)} runs, about a second for each two.")
+    return write_page(render(content), folder, overwrite=overwrite)

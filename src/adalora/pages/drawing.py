@@ -1,8 +1,9 @@
 """How every picture of a report is drawn: size, colours, and its bytes as SVG and PNG.
 
 Drawn for a phone first: 4.8 inches wide with 9-point text stays legible at 350 pixels, and two
-stand side by side on a desk. Colours are Okabe and Ito's, told apart by the colour-blind, and each
-comes with its own line and marker, for print without colours. The same input gives the same bytes.
+stand side by side on a desk. Colours are Okabe and Ito's, and two of Paul Tol's after them, told
+apart by the colour-blind; each comes with its own line and marker, for print without colours. The
+same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -41,9 +42,12 @@ T = TypeVar("T")
 
 WIDTH = 4.8
 INK, MUTED = "#1a1a1a", "#767676"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+    *("#882255", "#999933"),
+)
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 2)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">", "p")
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _STYLE: dict[Any, Any] = {
@@ -101,10 +105,9 @@ class Pen:
 
 
 def pens(count: int) -> list[Pen]:
-    """``count`` pens; colours come again after seven, with other lines and markers."""
-    lines = cycle((*_LINES, *_LINES[3:], *_LINES[:3]))
-    markers = cycle((*_MARKERS, *_MARKERS[3:], *_MARKERS[:3]))
-    return [Pen(*parts) for parts in islice(zip(cycle(_COLOURS), lines, markers), count)]
+    """``count`` pens; the nine colours come again with other lines (seven) and markers (eleven)."""
+    parts = zip(cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS))
+    return [Pen(*own) for own in islice(parts, count)]
 
 
 @contextmanager

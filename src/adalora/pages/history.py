@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adalora.checkpoints.files import read_json
 from adalora.errors import UserError
 
 __all__ = ["Allocation", "History", "Point", "read_history"]
@@ -70,8 +70,8 @@ def read_history(path: Path) -> History:
     """
     if not path.is_file():
         return History()
-    content = read_json(path)
     try:
+        content = json.loads(path.read_text(encoding="utf-8"))
         return History(
             log_history=[dict(entry) for entry in content.get("log_history") or ()],
             allocations=[
@@ -84,11 +84,12 @@ def read_history(path: Path) -> History:
                 for entry in content.get("allocations") or ()
             ],
             importance={
-                str(name): [float(score) for score in scores]
+                # A score that is not finite is null in the file.
+                str(name): [float(score) for score in scores if score is not None]
                 for name, scores in (content.get("importance") or {}).items()
             },
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
             f"{path} is not the history of a run ({type(error).__name__}: {error}); it is written "
             "by run_glue.py at the end of training."

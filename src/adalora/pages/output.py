@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from adalora.checkpoints.files import file_checksum, listed, read_json
 from adalora.errors import UserError
 from adalora.pages.render import Page
 
@@ -44,13 +43,14 @@ def write_page(page: Page, folder: Path, *, overwrite: bool = False) -> list[Pat
         ours = {name for name, checksum in earlier.items() if _has(folder / name, checksum)}
         in_the_way = [name for name in files if (folder / name).exists() and name not in ours]
         if in_the_way and not overwrite:
+            several = f" and {len(in_the_way) - 1} more files" if len(in_the_way) > 1 else ""
             raise UserError(
-                f"{folder} holds {listed(in_the_way)}, not written by an earlier report or changed "
-                "since; choose another folder by -o, or replace them by --overwrite."
+                f"{folder} holds {in_the_way[0]}{several}, not written by an earlier report, or "
+                "changed since; choose another folder by -o, or replace by --overwrite."
             )
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         # The list first: a report that is cut off leaves files that the next one knows as ours.
-        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        checksums = {name: _checksum(content) for name, content in files.items()}
         kept = {name: earlier[name] for name in ours if name not in files}
         _write(folder / MANIFEST, _listing({**kept, **checksums}))
         for name, content in files.items():
@@ -71,8 +71,9 @@ def _earlier(folder: Path) -> Mapping[str, str]:
     path = folder / MANIFEST
     if not path.is_file():
         return {}
-    files = read_json(path).get("files")
-    if not isinstance(files, dict):
+    try:
+        files = dict(json.loads(path.read_text(encoding="utf-8"))["files"])
+    except (KeyError, TypeError, ValueError):
         return {}
     return {
         name: str(checksum)
@@ -82,7 +83,11 @@ def _earlier(folder: Path) -> Mapping[str, str]:
 
 
 def _has(path: Path, checksum: str) -> bool:
-    return path.is_file() and not path.is_symlink() and file_checksum(path) == checksum
+    return path.is_file() and not path.is_symlink() and _checksum(path.read_bytes()) == checksum
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _listing(checksums: Mapping[str, str]) -> bytes:

@@ -126,7 +126,7 @@ def _heat_map(rank_pattern: Mapping[str, int], init_rank: int) -> Figure:
             axes.text(column + 0.5, row + 0.5, f"{rank:.0f}", color=shade, ha="center", va="center")
     axes.grid(False)
     axes.invert_yaxis()
-    axes.set_xticks(np.arange(len(kinds)) + 0.5, [_short(kind) for kind in kinds], fontsize=8)
+    axes.set_xticks(np.arange(len(kinds)) + 0.5, [_short(kind) for kind in kinds], fontsize=7.5)
     axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -98,11 +98,12 @@ def _sweep_story(sweep: SweepSource, methods: int) -> str:
 
 def _run_pictures(run: RunSource, *, prefix: str, png: bool) -> list[Picture]:
     record = run.record
-    score: dict[str, Any] = next(iter(record.scores.values()), {})
-    form: dict[str, Any] = {"prefix": prefix, "png": png}
+    # What the Trainer evaluates during training is the first set.
+    first = next(iter(record.scores.values()), None)
+    main, majority = (None, None) if first is None else (first["main"], first["majority"])
     return [
-        *rank_pictures(record.rank_pattern, record.init_rank, run.history, **form),
-        *curve_pictures(run.history, score.get("main"), score.get("majority"), **form),
+        *rank_pictures(record.rank_pattern, record.init_rank, run.history, prefix=prefix, png=png),
+        *curve_pictures(run.history, main, majority, prefix=prefix, png=png),
     ]
 
 

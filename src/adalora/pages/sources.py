@@ -10,7 +10,7 @@ from typing import Any
 
 from adalora.errors import UserError
 from adalora.pages.history import History, read_history
-from adalora.runs import RunRecord
+from adalora.runs import RECORD_FILE, RunRecord
 
 __all__ = ["Confusion", "FailedRun", "RunSource", "SweepSource", "read_run", "read_source"]
 
@@ -78,12 +78,12 @@ def read_source(path: Path) -> RunSource | SweepSource:
         from adalora.pages.sweep_source import read_sweep
 
         return read_sweep(path)
-    if (path / "run.json").is_file():
-        return read_run(path, RunRecord.read(path / "run.json"))
+    if (path / RECORD_FILE).is_file():
+        return read_run(path, RunRecord.read(path))
     if not path.exists():
         raise UserError(f"{path} does not exist; name the folder of a run or of a sweep.")
     raise UserError(
-        f"{path} holds neither run.json (the folder of a finished run of run_glue.py) nor "
+        f"{path} holds neither {RECORD_FILE} (the folder of a finished run of run_glue.py) nor "
         "results.jsonl (the folder of a sweep), so there is nothing to report."
     )
 

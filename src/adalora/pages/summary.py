@@ -80,6 +80,12 @@ class Summary:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def seeds(self) -> int | None:
+        """How many runs each cell with a score has, if it is the same for all."""
+        counts = {len(cell.values) for row in self.rows for cell in row.cells if cell.values}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def summarise(sweep: SweepSource) -> Summary:
     """Gather the runs of a sweep."""

@@ -23,10 +23,7 @@ def sweep_pictures(summary: Summary) -> Iterator[Picture]:
             yield draw(
                 f"pareto-{index + 1}",
                 f"Score against trained parameters: {column.heading}",
-                f"Times 100, {column.metric.replace('_', ' ')} on {column.split} at the end, mean "
-                "over the seeds, with the standard deviation as a bar. The line joins the methods "
-                "that none beats with as few or fewer parameters; dashed, where it is in sight, "
-                "the most frequent answer.",
+                f"{column.metric.replace('_', ' ')} on {column.split}, times 100, at the end.",
                 lambda index=index: _pareto(summary, index),  # type: ignore[misc]
             )
     for name, title, description, label, measure in (
@@ -42,8 +39,8 @@ def sweep_pictures(summary: Summary) -> Iterator[Picture]:
             "memory",
             "Peak memory",
             "Largest memory in use during the run, each run a dot, the mean a bar.",
-            "MiB",
-            lambda run: (run.record.peak_memory_bytes or 0) / 2**20 or None,
+            "GiB",
+            lambda run: (run.record.peak_memory_bytes or 0) / 2**30 or None,
         ),
     ):
         if any(measure(run) is not None for row in summary.rows for run in row.runs):
@@ -68,6 +65,10 @@ def _pareto(summary: Summary, index: int) -> Figure:
     column = summary.columns[index]
     shown = [(row, row.cells[index]) for row in summary.rows]
     lines = -(-len(shown) // 2)
+    # The head is the same for all, and would hide by how much they differ.
+    count = "adapter_initial"
+    if not all(run.record.parameters[count] for row in summary.rows for run in row.runs):
+        count = "trained"
     figure = new_figure(2.7 + 0.17 * lines)
     axes = figure.add_subplot()
     points = []
@@ -75,18 +76,12 @@ def _pareto(summary: Summary, index: int) -> Figure:
         if cell.mean is None:
             continue
         own = [run for run in row.runs if column.split in run.record.scores]
-        cost = sum(run.record.parameters["trained"] for run in own) / max(len(own), 1)
+        cost = sum(run.record.parameters[count] for run in own) / max(len(own), 1)
         points.append((cost, 100 * cell.mean))
-        axes.errorbar(
-            *points[-1],
-            yerr=None if cell.deviation is None else 100 * cell.deviation,
-            color=pen.color,
-            marker=pen.marker,
-            linestyle="",
-            markersize=6,
-            capsize=3,
-            label=_wrapped(row.label, 30),
-        )
+        if cell.deviation is not None:
+            axes.errorbar(*points[-1], yerr=100 * cell.deviation, color=pen.color, capsize=3)
+        label = _wrapped(row.label, 30)
+        axes.plot(*points[-1], linestyle="", marker=pen.marker, color=pen.color, ms=6, label=label)
     edge = frontier(points)
     axes.step(*zip(*edge, strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
     low, high = axes.get_ylim()
@@ -95,7 +90,8 @@ def _pareto(summary: Summary, index: int) -> Figure:
         axes.axhline(100 * column.majority, color=MUTED, linewidth=1, linestyle="--", zorder=1)
     log_scale(axes, "x", [cost for cost, _ in points])
     axes.margins(x=0.08, y=0.1)
-    axes.set_xlabel("trained parameters")
+    outside = " outside the head" if count == "adapter_initial" else ""
+    axes.set_xlabel(f"trained parameters{outside}")
     axes.set_ylabel(column.metric.replace("_", " "))
     figure.legend(loc="outside lower center", ncols=2, handlelength=1)
     return figure
@@ -103,7 +99,7 @@ def _pareto(summary: Summary, index: int) -> Figure:
 
 def _cost(rows: Sequence[Row], label: str, measure: Callable[[RunSource], float | None]) -> Figure:
     rows = [row for row in rows if any(measure(run) is not None for run in row.runs)]
-    names = [_wrapped(row.label, 20) for row in rows]
+    names = [_wrapped(row.label, 22) for row in rows]
     figure = new_figure(0.8 + sum(0.14 + 0.14 * (1 + name.count("\n")) for name in names))
     axes = figure.add_subplot()
     for position, (row, pen) in enumerate(zip(rows, pens(len(rows)), strict=True)):

@@ -26,18 +26,16 @@ def read_sweep(root: Path) -> SweepSource:
     failed: dict[str, FailedRun] = {}
     notes: list[str] = []
     for where, entry in _lines(results, notes):
-        try:
-            name, status, cell = str(entry["id"]), entry["status"], dict(entry.get("cell") or {})
-            if status == "failed":
-                failed[name] = FailedRun(name, cell, str(entry.get("error") or "no reason given"))
-                continue
-            record = RunRecord.from_json(entry["record"])
+        name, cell = str(entry.get("id")), entry.get("cell") or {}
+        record = entry.get("record")
+        if not isinstance(cell, dict) or not isinstance(record, dict | None):
+            raise UserError(f"{where} is not a line of a sweep's results: cell or record is wrong.")
+        if entry.get("status") == "failed":
+            failed[name] = FailedRun(name, cell, str(entry.get("error") or "no reason given"))
+        else:
+            found = RunRecord.from_json(record or {}, source=where)
             folder = _inside(root, str(entry.get("folder") or ""))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{where} is not a line of a sweep's results ({type(error).__name__}: {error})."
-            ) from error
-        finished[name] = read_run(folder, record, name=name, cell=cell)
+            finished[name] = read_run(folder, found, name=name, cell=cell)
     if not finished and not failed:
         raise UserError(f"{results} has no finished run yet; report when the first has ended.")
     plan = root / "sweep.yaml"
@@ -55,7 +53,7 @@ def _lines(results: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any
     for position, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        where = f"{results}, line {position},"
+        where = f"{results}, line {position}"
         try:
             entry = json.loads(line)
         except ValueError as error:
