@@ -87,7 +87,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(
     write_report(run_folder, tmp_path / "here")
     # Settings of the user's own must not show.
     settings = tmp_path / "matplotlibrc"
-    settings.write_text("font.size: 30\nsvg.hashsalt: other\n")
+    settings.write_text("axes.facecolor: red\nsvg.hashsalt: other\n")
     environment = {**os.environ, "PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(settings)}
     words = [sys.executable, "-m", "adalora", "report", str(run_folder)]
     done = subprocess.run(
@@ -156,6 +156,12 @@ def test_of_several_evaluations_at_one_step_the_first_is_the_task_s_first_set() 
     logs = [{"step": 2, "eval_accuracy": 0.5}, {"step": 1, "eval_accuracy": 0.4}]
     course = History(log_history=[*logs, {"step": 2, "eval_accuracy": 0.9}])
     assert course.series("eval_accuracy") == [(1, 0.4), (2, 0.5)]
+
+
+def test_a_curve_leaves_out_what_is_not_a_finite_number() -> None:
+    values = (0.5, float("nan"), None, float("inf"), "0.5", 0.25)
+    course = History(log_history=[{"step": n, "loss": value} for n, value in enumerate(values)])
+    assert course.series("loss") == [(0, 0.5), (5, 0.25)]
 
 
 def test_the_budget_is_shown_from_the_first_step_on(make: Any, tmp_path: Path) -> None:

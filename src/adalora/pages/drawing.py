@@ -139,9 +139,7 @@ def draw(
     with _style(name):
         figure = paint()
         vector = io.StringIO()
-        # Without metadata: a date would make other bytes of the same input.
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(vector, format="svg", metadata=nothing)
+        figure.savefig(vector, format="svg")
         pixels = io.BytesIO()
         if png:
             figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
@@ -153,8 +151,9 @@ def _tidy(text: str, name: str, title: str, description: str) -> str:
     """One accessible ``<svg>`` element out of matplotlib's document.
 
     Only ids that are referred to stay, under a prefix, because several pictures share a page; the
-    style element, which would hold for the whole page, becomes attributes; coordinates keep two
-    decimals, a hundredth of a point.
+    style element, which would hold for the whole page, becomes attributes; the metadata go, as
+    their date would make other bytes of the same input; coordinates keep two decimals, a hundredth
+    of a point.
     """
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)

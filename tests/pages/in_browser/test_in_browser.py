@@ -83,6 +83,9 @@ def test_a_link_opens_the_section_of_its_run(
     # And from outside, with the anchor in the address.
     visit = browser.visit(page, width=1280, anchor="#run-2")
     assert visit.evaluate(opened) == [False, True, *[False] * 6]
+    # By the page's own script, as in browsers that do not open sections by themselves.
+    visit.evaluate('history.replaceState(null, "", "#run-5"); reveal()')
+    assert visit.evaluate(opened) == [False, True, False, False, True, *[False] * 3]
 
 
 def test_it_prints(browser: Any, page: Path) -> None:
