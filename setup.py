@@ -41,8 +41,12 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        # Patterns are relative to src/adalora: the built-in nano model and any presets.
-        "adalora": ["**/*.json", "**/*.safetensors", "**/*.model", "**/*.txt", "**/*.yaml"],
+        # Patterns are relative to src/adalora: the built-in nano model, any presets, and the
+        # templates of the reports.
+        "adalora": [
+            *("**/*.json", "**/*.safetensors", "**/*.model", "**/*.txt", "**/*.yaml"),
+            *("**/*.html", "**/*.css", "**/*.js"),
+        ],
     },
     entry_points={"console_scripts": ["adalora = adalora.cli:main"]},
     install_requires=[
@@ -65,6 +69,7 @@ setup(
     extras_require={
         "lightning": ["lightning>=2.5"],
         "peft": ["peft>=0.19"],
+        "report": ["matplotlib>=3.9", "jinja2>=3.1"],
         "export": ["onnx>=1.20", "onnxruntime>=1.23", "onnxscript>=0.5.6"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.9", "mypy>=1.14"],

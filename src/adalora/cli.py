@@ -29,6 +29,7 @@ COMMANDS = {
     "table": "mean and deviation over seeds of many runs, beside the paper's figures",
     "compare": "what differs between two runs: flags, versions, scores, ranks, time",
     "submit": "the zip that the GLUE server takes, from runs on its tasks",
+    "report": "one HTML page on a run or a sweep, with its pictures",
     "info": "what a run, an artefact or a training checkpoint is",
 }
 

@@ -1,8 +1,4 @@
-"""The rank pattern as a table: a layer a row, a kind of matrix a column.
-
-Rows and columns come from the module paths alone, so that any architecture with numbered layers is
-shown; matrices outside a numbered layer get a row of their own.
-"""
+"""The rank pattern as a table: a layer a row, a kind of matrix a column."""
 
 from __future__ import annotations
 
@@ -11,34 +7,9 @@ from collections.abc import Mapping
 from rich import box
 from rich.table import Table
 
+from adalora.report.grid import arrange
+
 __all__ = ["rank_table"]
-
-# The ends of module paths, longest first where one is part of another, and the original's names.
-_KINDS = (
-    ("attention.output.dense", "attention.output"),
-    ("intermediate.dense", "intermediate"),
-    ("output.dense", "layer.output"),
-    ("query_proj", "query"),
-    ("key_proj", "key"),
-    ("value_proj", "value"),
-    ("query", "query"),
-    ("key", "key"),
-    ("value", "value"),
-)
-
-
-def _split(path: str) -> tuple[str, str]:
-    """Return (row, column) of a parameter path such as ``encoder.layer.3.…query_proj.lora_E``."""
-    parts = path.removesuffix(".lora_E").split(".")
-    numbered = [index for index, part in enumerate(parts) if part.isdigit()]
-    if not numbered:
-        return ".".join(parts), "rank"
-    first = numbered[0]
-    tail = ".".join(parts[first + 1 :]) or "weight"
-    for ending, kind in _KINDS:
-        if tail == ending or tail.endswith("." + ending):
-            return parts[first], kind
-    return parts[first], tail
 
 
 def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
@@ -53,17 +24,12 @@ def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
     if not rank_pattern:
         raise ValueError("the rank pattern is empty: no matrix was adapted")
     cells: dict[str, dict[str, int]] = {}
-    columns: list[str] = []
+    places = arrange(rank_pattern)
+    columns = list(dict.fromkeys(place.kind for place in places.values()))
     for path, rank in rank_pattern.items():
         if not 0 <= rank <= init_rank:
             raise ValueError(f"rank {rank} of {path} lies outside 0..{init_rank} (init_rank)")
-        row, column = _split(path)
-        if column in cells.get(row, {}):
-            # Two matrices would share a cell (stacks numbered alike): the path tells them apart.
-            row, column = path.removesuffix(".lora_E"), "rank"
-        cells.setdefault(row, {})[column] = rank
-        if column not in columns:
-            columns.append(column)
+        cells.setdefault(places[path].layer, {})[places[path].kind] = rank
     total, full = sum(rank_pattern.values()), init_rank * len(rank_pattern)
     table = Table(
         title=f"Ranks kept of {init_rank} per matrix ({total} of {full} triplets)",
