@@ -8,6 +8,7 @@ into them. Every mistake is a ``UserError`` that shows the value and what was ex
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,6 +17,13 @@ import torch
 import transformers
 
 from adalora.errors import UserError
+from adalora.training.launch import (
+    ADVICE,
+    asks_for_fsdp,
+    check_environment,
+    check_job,
+    refused_sharding,
+)
 
 __all__ = [
     "AdaLoraTrainingArguments",
@@ -23,6 +31,8 @@ __all__ = [
     "MethodArguments",
     "ModelArguments",
 ]
+
+logger = logging.getLogger(__name__)
 
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 BASE_DTYPES = {
@@ -366,6 +376,13 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     group_by_length: bool = field(
         default=False, metadata=_help("Old name of --train_sampling_strategy group_by_length.")
     )
+    shard_base: bool = field(
+        default=False,
+        metadata=_help(
+            "Divide the frozen base among the processes (FSDP2) instead of keeping it whole in "
+            "each; results and checkpoints are the same. --fsdp is taken for it."
+        ),
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the parser reads the order
         default="tensorboard",
         metadata=_help("Where logs go: tensorboard, wandb, ..., all or none."),
@@ -379,13 +396,22 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             self.run_name = self.root_output_dir
         self._take_old_names()
         self._choose_device()
+        self._choose_sharding()
         self._check()
+        check_environment(os.environ, local_rank=self.local_rank)
         try:
             super().__post_init__()
         except UserError:
             raise
         except (ValueError, TypeError) as error:
             raise UserError(f"The training flags do not fit together: {error}") from error
+        check_job(os.environ, self.distributed_state)
+        self._check_sharding()
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs are visible and one is used; start %s to use more.", self.n_gpu, ADVICE
+            )
+            self._n_gpu = 1
 
     def _take_old_names(self) -> None:
         """Carry the values of flags that transformers renamed or removed to where they live now."""
@@ -416,6 +442,31 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             if self.fp16:
                 raise UserError(
                     "--fp16 needs a GPU and this run is on the CPU; use --bf16 there, or no flag."
+                )
+
+    def _choose_sharding(self) -> None:
+        """Take what asks for FSDP as ``shard_base``; refuse what would divide what trains."""
+        reason = refused_sharding(os.environ, self)
+        if reason is not None:
+            raise UserError(reason)
+        if self.fsdp or asks_for_fsdp(os.environ):
+            self.shard_base, self.fsdp = True, None
+            # accelerate would divide the adapters as well, on which the allocator decides.
+            os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+    def _check_sharding(self) -> None:
+        if not self.shard_base:
+            return
+        if self.world_size == 1:
+            raise UserError(
+                "--shard_base divides the frozen base among processes and this run has one; start "
+                f"several with {ADVICE}, or leave the flag out."
+            )
+        for name in ("torch_compile", "fp16_full_eval", "bf16_full_eval", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise UserError(
+                    f"--shard_base does not go with --{name}, which was not tested with a divided "
+                    "base; leave one of them out."
                 )
 
     def _check(self) -> None:

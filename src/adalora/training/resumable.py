@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from accelerate.utils import gather_object, send_to_device  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerState
@@ -114,9 +114,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(target)
         aside = staging_folder(target)
         leads = bool(self.args.should_save)
+        memories = self._gather_memories()
         try:
             self._in_every_process(target, lambda: _empty(aside) if leads else None)
-            self._in_every_process(target, lambda: self._write_parts(aside))
+            self._in_every_process(
+                target, lambda: self._write_parts(aside, memories) if leads else None
+            )
             self._in_every_process(target, lambda: self._publish(target) if leads else None)
         except UserError:
             if leads:
@@ -125,23 +128,29 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
 
-    def _write_parts(self, folder: Path) -> None:
-        """The files of this process; those that all share come from one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.args.should_save:
-            self._save(str(folder))
-            if self.adaptation is not None and self.adaptation.allocator is not None:
-                save_state(self.adaptation.state_dict(), folder / ALLOCATOR_FILE)
-            if not self.args.save_only_model:
-                state = optimizer_state(self.optimizer, self._unwrapped)
-                state["scheduler"] = cast(Any, self.lr_scheduler).state_dict()
-                if self.accelerator.scaler is not None:
-                    state["scaler"] = self.accelerator.scaler.state_dict()
-                save_state(state, folder / OPTIMIZER_FILE)
-            self._note_callbacks()
-            self.state.save_to_json(str(folder / STATE_FILE))
+    def _gather_memories(self) -> list[dict[str, Any]]:
+        """What each process must remember, in every process: one of them writes it all."""
+        if self.args.save_only_model:
+            return []
+        # Off the device: a tensor on another process's GPU would be rebuilt there.
+        memory = send_to_device(self.continuation.state(), "cpu")
+        return list(gather_object([memory]))
+
+    def _write_parts(self, folder: Path, memories: list[dict[str, Any]]) -> None:
+        """The files of a checkpoint; this process writes for all."""
+        self._save(str(folder))
+        if self.adaptation is not None and self.adaptation.allocator is not None:
+            save_state(self.adaptation.state_dict(), folder / ALLOCATOR_FILE)
         if not self.args.save_only_model:
-            save_state(self.continuation.state(), folder / self._process_file)
+            state = optimizer_state(self.optimizer, self._unwrapped)
+            state["scheduler"] = cast(Any, self.lr_scheduler).state_dict()
+            if self.accelerator.scaler is not None:
+                state["scaler"] = self.accelerator.scaler.state_dict()
+            save_state(state, folder / OPTIMIZER_FILE)
+        self._note_callbacks()
+        self.state.save_to_json(str(folder / STATE_FILE))
+        for process, memory in enumerate(memories):
+            save_state(memory, folder / _process_file(process))
 
     def _note_callbacks(self) -> None:
         """Put the state of callbacks that have one where ``trainer_state.json`` keeps it."""
@@ -223,9 +232,9 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             TrainerState.load_from_json(str(folder / STATE_FILE))
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{folder / STATE_FILE} is no trainer's state: {error}") from error
-        process = None
-        if self._process_file in manifest.files:
-            process = load_state(folder / self._process_file)
+        process, file = None, _process_file(self.args.process_index)
+        if file in manifest.files:
+            process = load_state(folder / file)
         else:
             logger.warning(
                 "%s holds no random generators for process %d; they start anew.",
@@ -236,9 +245,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         try:
             self.continuation.resume(process)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{folder / self._process_file} does not hold what it should: {error!r}"
-            ) from error
+            raise UserError(f"{folder / file} does not hold what it should: {error!r}") from error
 
     def _compare_course(self, folder: Path, manifest: Manifest) -> None:
         different = differences(manifest.settings, self._course())
@@ -325,12 +332,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             super()._run_epoch(*args, **kwargs)
 
     @property
-    def _process_file(self) -> str:
-        return f"process-{self.args.process_index}.safetensors"
-
-    @property
     def _unwrapped(self) -> nn.Module:
         return cast(nn.Module, self.accelerator.unwrap_model(self.model))
+
+
+def _process_file(process: int) -> str:
+    return f"process-{process}.safetensors"
 
 
 def _empty(folder: Path) -> None:

@@ -202,6 +202,7 @@ class Run:
             ),
             rank_pattern=self.rank_pattern,
             metrics=self.metrics,
+            base_fingerprint=self.trainer.base_fingerprint,
             overwrite=True,
         )
 

@@ -7,17 +7,28 @@ checkpoints are those of ``resumable.py``.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 
+from adalora.checkpoints import BaseEncoder
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
+from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
 from adalora.training.callback import AdaLoraCallback, LogLastStep
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.launch import check_job
 from adalora.training.resumable import ResumableTrainer
+from adalora.training.sharding import replicate_trained, shard_base
 
 __all__ = ["AdaLoraTrainer"]
+
+#: Key under which a batch carries the weight of its loss.
+LOSS_WEIGHT = "loss_weight"
 
 
 class AdaLoraTrainer(ResumableTrainer):
@@ -51,13 +62,85 @@ class AdaLoraTrainer(ResumableTrainer):
         # The releases before `loss_is_scaled_for_ga` read this attribute of the model instead.
         model.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(*args, adaptation=adaptation, **kwargs)
+        check_job(os.environ, self.args.distributed_state)
         self.model_accepts_loss_kwargs = False
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
         self._task_loss: Tensor | None = None
+        self.base_fingerprint: str | None = None
+        if getattr(self.args, "shard_base", False):
+            self._shard_base()
         self.add_callback(LogLastStep())
         if adaptation is not None:
             self.add_callback(AdaLoraCallback(adaptation))
+
+    # ---- a divided base ----
+
+    def _shard_base(self) -> None:
+        model = cast(nn.Module, self.model)
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        if self.args.should_save:
+            # For the artefact: no process will see the base whole again.
+            self.base_fingerprint = BaseEncoder.of(model).fingerprint(without=trained)
+        shard_base(model, self.args.device)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
+        """DistributedDataParallel over a divided base, which accelerate would refuse to wrap."""
+        wrapped = super()._wrap_model(model, training, dataloader)
+        divided = training and getattr(self.args, "shard_base", False)
+        if not divided or wrapped is not self.model:
+            return wrapped
+        prepared = self.accelerator.prepare_model(wrapped, evaluation_mode=True)
+        options = self.accelerator.ddp_handler.to_kwargs() if self.accelerator.ddp_handler else {}
+        return replicate_trained(prepared, self.args.device, **options)
+
+    # ---- batches ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        size = sampler.batch_size * self.args.world_size
+        return GroupedByLength(size, seed=seed, lengths=sampler.lengths)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step; of the last, if it is short, this process's own rows alone."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        share = self._share(batches[-1]) if batches else None
+        if share is not None:
+            batches[-1] = first_rows(batches[-1], share.rows) | {LOSS_WEIGHT: share.weight}
+        return batches, items
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the installed one, with the loss of this process's own rows where a batch is short."""
+        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        share = None if result[0] is None else self._share(inputs)
+        if share is None:
+            return cast(tuple[Tensor | None, Any, Any], result)
+        # In every process, short or not: they gather a divided base together.
+        own = super().prediction_step(model, first_rows(inputs, share.rows), True, ignore_keys)
+        return own[0], *result[1:]
+
+    def _share(self, batch: Mapping[str, Any]) -> Share | None:
+        """This process's part of the batch that was loaded last; None if all of it."""
+        loader = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not loader.end_of_dataloader or loader.remainder <= 0:
+            return None
+        return share_of(
+            int(find_batch_size(batch) or 0),
+            total=loader.remainder,
+            process=self.args.process_index,
+            processes=self.args.world_size,
+        )
 
     # ---- loss ----
 
@@ -71,10 +154,12 @@ class AdaLoraTrainer(ResumableTrainer):
         """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
         if return_outputs or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
+        weight = inputs.pop(LOSS_WEIGHT, 1.0)
         if self.reg_loss_wgt > 0:
             loss = self._consistency_loss(model, inputs)
         else:
             loss = cast(Tensor, super().compute_loss(model, inputs))
+        loss = loss * weight
         self._task_loss = loss.detach()
         if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
             return loss
