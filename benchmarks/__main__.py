@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import allocator, growth, memory, step, tasks
+from benchmarks import allocator, growth, memory, sharding, step, tasks
 from benchmarks.timing import machine
 
-QUESTIONS = ("step", "tasks", "allocator", "memory", "growth")
+QUESTIONS = ("step", "tasks", "allocator", "memory", "growth", "sharding")
 
 
 def main() -> int:
@@ -54,6 +54,7 @@ def main() -> int:
         "allocator": lambda: allocator.measure(rounds=rounds),
         "memory": lambda: memory.measure(layers=layers),
         "growth": lambda: growth.measure(rounds=rounds),
+        "sharding": lambda: sharding.measure(layers=layers),
     }
     results: dict[str, Any] = {"machine": machine()}
     console = Console()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
-from accelerate.utils import gather_object, send_to_device  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from torch import nn
 from transformers import TrainerState
@@ -25,7 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from adalora.checkpoints import load_trainable, save_trainable
 from adalora.checkpoints.files import listed, not_finite
-from adalora.checkpoints.nested import load_state, save_state, tensors_of
+from adalora.checkpoints.nested import load_state, save_state, state_bytes, tensors_of
 from adalora.checkpoints.snapshot import (
     Manifest,
     newest_sound,
@@ -128,15 +128,14 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
 
-    def _gather_memories(self) -> list[dict[str, Any]]:
-        """What each process must remember, in every process: one of them writes it all."""
+    def _gather_memories(self) -> list[bytes]:
+        """What each process must remember, as its file's content: one of them writes it all."""
         if self.args.save_only_model:
             return []
-        # Off the device: a tensor on another process's GPU would be rebuilt there.
-        memory = send_to_device(self.continuation.state(), "cpu")
-        return list(gather_object([memory]))
+        name = _process_file(self.args.process_index)
+        return list(gather_object([state_bytes(self.continuation.state(), name)]))
 
-    def _write_parts(self, folder: Path, memories: list[dict[str, Any]]) -> None:
+    def _write_parts(self, folder: Path, memories: list[bytes]) -> None:
         """The files of a checkpoint; this process writes for all."""
         self._save(str(folder))
         if self.adaptation is not None and self.adaptation.allocator is not None:
@@ -150,7 +149,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self._note_callbacks()
         self.state.save_to_json(str(folder / STATE_FILE))
         for process, memory in enumerate(memories):
-            save_state(memory, folder / _process_file(process))
+            (folder / _process_file(process)).write_bytes(memory)
 
     def _note_callbacks(self) -> None:
         """Put the state of callbacks that have one where ``trainer_state.json`` keeps it."""

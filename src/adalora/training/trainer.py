@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
+from transformers.trainer_utils import has_length
 
 from adalora.checkpoints import BaseEncoder
 from adalora.errors import UserError
@@ -109,7 +110,10 @@ class AdaLoraTrainer(ResumableTrainer):
     ) -> tuple[list[Any], Any]:
         """The batches of one step; of the last, if it is short, this process's own rows alone."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        share = self._share(batches[-1]) if batches else None
+        share = None
+        if batches and has_length(self.train_dataset) and not self.args.dataloader_drop_last:
+            # accelerate's own count of what remains is wrong in an epoch that was resumed.
+            share = self._share(batches[-1], len(cast(Any, self.train_dataset)))
         if share is not None:
             batches[-1] = first_rows(batches[-1], share.rows) | {LOSS_WEIGHT: share.weight}
         return batches, items
@@ -123,24 +127,26 @@ class AdaLoraTrainer(ResumableTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """As the installed one, with the loss of this process's own rows where a batch is short."""
         result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        share = None if result[0] is None else self._share(inputs)
+        remainder = self.accelerator.gradient_state.remainder
+        share = None if result[0] is None else self._share(inputs, max(remainder, 0))
         if share is None:
             return cast(tuple[Tensor | None, Any, Any], result)
         # In every process, short or not: they gather a divided base together.
         own = super().prediction_step(model, first_rows(inputs, share.rows), True, ignore_keys)
         return own[0], *result[1:]
 
-    def _share(self, batch: Mapping[str, Any]) -> Share | None:
-        """This process's part of the batch that was loaded last; None if all of it."""
-        loader = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not loader.end_of_dataloader or loader.remainder <= 0:
+    def _share(self, batch: Mapping[str, Any], examples: int) -> Share | None:
+        """This process's part of the batch that was loaded last; None if all of it.
+
+        Args:
+            batch: full, with fillers where it must be.
+            examples: of the whole data set, or as many as remain for its last batches.
+        """
+        processes, size = self.args.world_size, int(find_batch_size(batch) or 0)
+        total = examples % (size * processes) if size else 0
+        if processes == 1 or not total or not self.accelerator.gradient_state.end_of_dataloader:
             return None
-        return share_of(
-            int(find_batch_size(batch) or 0),
-            total=loader.remainder,
-            process=self.args.process_index,
-            processes=self.args.world_size,
-        )
+        return share_of(size, total=total, process=self.args.process_index, processes=processes)
 
     # ---- loss ----
 
