@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import allocator, growth, loading, memory, step, tasks
+from benchmarks import allocator, growth, loading, memory, sharding, step, tasks
 from benchmarks.timing import machine
 
-QUESTIONS = ("step", "tasks", "allocator", "memory", "growth", "loading")
+QUESTIONS = ("step", "tasks", "allocator", "memory", "growth", "loading", "sharding")
 
 
 def main() -> int:
@@ -55,6 +55,7 @@ def main() -> int:
         "memory": lambda: memory.measure(layers=layers),
         "growth": lambda: growth.measure(rounds=rounds),
         "loading": lambda: loading.measure(layers=layers),
+        "sharding": lambda: sharding.measure(layers=layers),
     }
     results: dict[str, Any] = {"machine": machine()}
     console = Console()

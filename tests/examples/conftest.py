@@ -32,21 +32,26 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
+def environment() -> dict[str, str]:
+    """That of a user's shell, in which no launcher is at work."""
+    result = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    # Which process of which job this is belongs to the launcher alone.
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        result.pop(name, None)
+    folder = os.path.dirname(sys.executable)
+    result["PATH"] = f"{folder}{os.pathsep}{result['PATH']}"
+    return result
+
+
 def start(
     words: Sequence[str], *, expect: int = 0, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; its exit status must be the expected one."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    # Which process of which job this is belongs to the launcher alone.
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
-        environment.pop(name, None)
-    folder = os.path.dirname(sys.executable)
-    environment["PATH"] = f"{folder}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         [str(word) for word in words],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment(),
         cwd=cwd or PROJECT_ROOT,
         timeout=timeout,
     )
@@ -63,17 +68,59 @@ def launch(*flags: str, processes: int = 1, **kwargs: object) -> subprocess.Comp
     return start([*launcher, str(PROGRAM), *flags], **kwargs)  # type: ignore[arg-type]
 
 
-@pytest.fixture
+def on_nodes(nodes: Sequence[Sequence[str]], *, fails: bool = False) -> list[str]:
+    """Run the program as one job of several nodes with a process each, given each node's flags.
+
+    Returns:
+        What each node printed.
+    """
+    port = free_port()
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(nodes)}"]
+    launcher += ["--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    running = [
+        subprocess.Popen(
+            [*launcher, f"--node_rank={rank}", str(PROGRAM), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(),
+            cwd=PROJECT_ROOT,
+        )
+        for rank, flags in enumerate(nodes)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in running]
+    for node, output in zip(running, outputs, strict=True):
+        assert (node.returncode != 0) == fails, output[-4000:]
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def run_on_nodes() -> Callable[..., list[str]]:
+    return on_nodes
+
+
+@pytest.fixture(scope="session")
+def port() -> Callable[[], str]:
+    """A port that is free now."""
+    return free_port
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    return PROGRAM
+
+
+@pytest.fixture(scope="session")
 def run_program() -> Start:
     return launch
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_command() -> Start:
     return start
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> tuple[str, ...]:
     return SMALL
 

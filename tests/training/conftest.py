@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,30 @@ def make_arguments(tmp_path: Path) -> Callable[..., AdaLoraTrainingArguments]:
         return AdaLoraTrainingArguments(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., None]:
+    """Run a program with these words in so many processes of one job; all must end well."""
+
+    def run(program: Path, *words: str, processes: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            environment.pop(name, None)
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc_per_node={processes}"]
+        done = subprocess.run(
+            [*command, str(program), *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+    return run
 
 
 @contextmanager

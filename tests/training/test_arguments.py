@@ -101,8 +101,8 @@ def test_the_flags_of_the_scripts_parse_with_the_launcher_in_front(
 
 
 def test_the_old_launchers_flag_is_accepted_in_both_spellings() -> None:
-    for flag in ("--local-rank=1", "--local_rank=1"):
-        assert parse_arguments([flag, *MINIMAL]).training.local_rank == 1
+    for flag in ("--local-rank=0", "--local_rank=0"):
+        assert parse_arguments([flag, *MINIMAL]).training.local_rank == 0
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ def tokens(**settings: Any) -> dict[str, Any]:
 
 def test_a_second_start_reads_what_the_first_one_wrote(cache: Path) -> None:
     first = tokens()
-    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    files = {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")}
     assert len(files) == len(first)
     second = tokens()
-    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} == files
     assert first["train"][:] == second["train"][:]
     tokens(overwrite_cache=True)
-    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} != files
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} != files
 
 
 @pytest.mark.parametrize(

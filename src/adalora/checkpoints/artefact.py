@@ -79,6 +79,7 @@ def save_artefact(
     description: Description,
     rank_pattern: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    base_fingerprint: str | None = None,
     overwrite: bool = False,
 ) -> Description:
     """Write the artefact of ``model`` to ``folder``.
@@ -94,6 +95,8 @@ def save_artefact(
         description: from ``Description.of(model, ...)``.
         rank_pattern: ``<module>.lora_E`` -> triplets kept by the allocator; None or {} for all.
         metrics: kept in the description.
+        base_fingerprint: of the base, where ``model`` holds only a part of it (``--shard_base``);
+            None takes it from ``model``.
         overwrite: replace an artefact that is already there.
 
     Returns:
@@ -109,8 +112,8 @@ def save_artefact(
     if (target / MANIFEST).exists() and not overwrite:
         raise UserError(f"{target} already holds an artefact; pass overwrite=True to replace it.")
     tensors, ranks = _collect(model, description, dict(rank_pattern or {}))
-    fingerprint = None
-    if ADAPTER_FILE in tensors:
+    fingerprint = base_fingerprint
+    if fingerprint is None and ADAPTER_FILE in tensors:
         fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
     with sole_writer(target), prepared(target) as aside:
         for file, content in tensors.items():

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from adalora.checkpoints.files import apart
 from adalora.errors import UserError
 
-__all__ = ["load_state", "save_state", "tensors_of"]
+__all__ = ["load_state", "save_state", "state_bytes", "tensors_of"]
 
 _NUMBERS = "numbers"
 
@@ -30,14 +30,28 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserError: if it holds anything else.
     """
-    tensors, numbers = _split(state, "")
-    try:
-        metadata = {_NUMBERS: json.dumps(numbers)}
-    except TypeError as error:
-        raise UserError(f"{path.name} cannot be written without pickling: {error}.") from error
+    tensors, metadata = _content(state, path.name)
     temporary = path.with_name(path.name + ".partial")
     save_file(apart(tensors), temporary, metadata=metadata)
     os.replace(temporary, path)
+
+
+def state_bytes(state: Mapping[str, Any], name: str) -> bytes:
+    """The content of the file ``name`` that ``save_state`` would write, to send it elsewhere.
+
+    Raises:
+        UserError: as ``save_state``.
+    """
+    tensors, metadata = _content(state, name)
+    return save(tensors, metadata=metadata)
+
+
+def _content(state: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, numbers = _split(state, "")
+    try:
+        return tensors, {_NUMBERS: json.dumps(numbers)}
+    except TypeError as error:
+        raise UserError(f"{name} cannot be written without pickling: {error}.") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

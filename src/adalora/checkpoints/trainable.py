@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from adalora.checkpoints.files import listed, not_finite, read_tensors, write_tensors
 from adalora.errors import UserError
 
-__all__ = ["copy_exactly", "load_trainable", "save_trainable", "trainable_state"]
+__all__ = [
+    "copy_exactly",
+    "load_trainable",
+    "save_trainable",
+    "trainable_parameters",
+    "trainable_state",
+]
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -19,10 +25,11 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name -> a copy on the CPU, in its own dtype.
     """
-    return {name: p.detach().cpu().clone() for name, p in _parameters(model).items()}
+    return {name: p.detach().cpu().clone() for name, p in trainable_parameters(model).items()}
 
 
-def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of which ``trainable_state`` holds copies, by name."""
     return {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -36,7 +43,7 @@ def save_trainable(model: nn.Module, file: str | Path) -> None:
     Raises:
         UserError: if a parameter holds NaN or infinity.
     """
-    write_tensors(Path(file), dict(_parameters(model)))
+    write_tensors(Path(file), dict(trainable_parameters(model)))
 
 
 def load_trainable(model: nn.Module, file: str | Path) -> None:
@@ -52,7 +59,7 @@ def load_trainable(model: nn.Module, file: str | Path) -> None:
             f"{file} holds NaN or infinity in {listed(bad)}: training had diverged. Choose an "
             "earlier checkpoint."
         )
-    copy_exactly(tensors, _parameters(model), source=str(file))
+    copy_exactly(tensors, trainable_parameters(model), source=str(file))
 
 
 def copy_exactly(

@@ -8,6 +8,7 @@ into them. Every mistake is a ``UserError`` that shows the value and what was ex
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,13 @@ from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
+from adalora.training.launch import (
+    ADVICE,
+    asks_for_fsdp,
+    check_environment,
+    check_job,
+    refused_sharding,
+)
 from loralib import ALLOCATIONS, SCORES
 
 __all__ = [
@@ -28,6 +36,8 @@ __all__ = [
     "MethodArguments",
     "ModelArguments",
 ]
+
+logger = logging.getLogger(__name__)
 
 _LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
@@ -519,6 +529,13 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     group_by_length: bool = field(
         default=False, metadata=_help("Old name of --train_sampling_strategy group_by_length.")
     )
+    shard_base: bool = field(
+        default=False,
+        metadata=_help(
+            "Divide the frozen base among the processes (FSDP2) instead of keeping it whole in "
+            "each; results and checkpoints are the same. --fsdp is taken for it."
+        ),
+    )
     report_to: None | str | list[str] = field(  # noqa: RUF036 - the parser reads the order
         default="tensorboard",
         metadata=_help("Where logs go: tensorboard, wandb, ..., all or none."),
@@ -534,7 +551,9 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             self.run_name = self.root_output_dir
         self._take_old_names()
         self._choose_device()
+        self._choose_sharding()
         self._check()
+        check_environment(os.environ, local_rank=self.local_rank)
         try:
             super().__post_init__()
         except UserError:
@@ -543,6 +562,13 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             raise UserError(f"The training flags do not fit together: {error}") from error
         self._check_checkpointing()
         self._check_optimizer()
+        check_job(os.environ, self.distributed_state)
+        self._check_sharding()
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs are visible and one is used; start %s to use more.", self.n_gpu, ADVICE
+            )
+            self._n_gpu = 1
 
     def _take_old_names(self) -> None:
         """Carry the values of flags that transformers renamed or removed to where they live now."""
@@ -610,6 +636,31 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     def keeps_gradients(self) -> bool:
         """Whether the optimizer leaves the step's gradients there, as AdaLoRA needs them."""
         return not self.optimizer_name.endswith(("lomo", "layerwise"))
+
+    def _choose_sharding(self) -> None:
+        """Take what asks for FSDP as ``shard_base``; refuse what would divide what trains."""
+        reason = refused_sharding(os.environ, self)
+        if reason is not None:
+            raise UserError(reason)
+        if self.fsdp or asks_for_fsdp(os.environ):
+            self.shard_base, self.fsdp = True, None
+            # accelerate would divide the adapters as well, on which the allocator decides.
+            os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+    def _check_sharding(self) -> None:
+        if not self.shard_base:
+            return
+        if self.world_size == 1:
+            raise UserError(
+                "--shard_base divides the frozen base among processes and this run has one; start "
+                f"several with {ADVICE}, or leave the flag out."
+            )
+        for name in ("torch_compile", "fp16_full_eval", "bf16_full_eval", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise UserError(
+                    f"--shard_base does not go with --{name}, which was not tested with a divided "
+                    "base; leave one of them out."
+                )
 
     def _check(self) -> None:
         for name, value in (

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import transformers
+from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
 
+from adalora.checkpoints.files import listed
 from adalora.checkpoints.snapshot import newest_sound, snapshots, verify
 from adalora.errors import UserError
 from adalora.training.arguments import AdaLoraTrainingArguments
@@ -35,8 +38,23 @@ def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:
     """Make the run's folder, and keep every other run out of it while inside.
 
     Raises:
-        UserError: if the folder cannot be written, or another run is at work in it.
+        UserError: in every process of the job, if the folder cannot be written, or another run is
+            at work in it.
     """
+    with ExitStack() as held:
+        failure = None
+        if training.should_save:
+            try:
+                _make_folder(training)
+                held.enter_context(locked_folder(Path(str(training.root_output_dir))))
+            except UserError as error:
+                failure = str(error)
+        if failures := [one for one in gather_object([failure]) if one is not None]:
+            raise UserError(failures[0])
+        yield
+
+
+def _make_folder(training: AdaLoraTrainingArguments) -> None:
     root, model = Path(str(training.root_output_dir)), Path(str(training.output_dir))
     try:
         model.mkdir(parents=True, exist_ok=True)
@@ -46,11 +64,49 @@ def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:
         raise UserError(
             f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another."
         ) from error
-    with locked_folder(root) if training.process_index == 0 else nullcontext():
-        yield
 
 
 def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
+    """The checkpoint that training resumes from, chosen by the first process for all.
+
+    Returns:
+        Its folder as this process sees it; None for a fresh start.
+
+    Raises:
+        UserError: in every process, if the first finds nothing to resume from where it should
+            (``_choose_checkpoint``), or one does not see what the first has chosen.
+    """
+    chosen, failure = None, None
+    if training.process_index == 0:
+        try:
+            chosen = _choose_checkpoint(training)
+        except UserError as error:
+            failure = str(error)
+    chosen, failure = broadcast_object_list([chosen, failure])
+    if failure is not None:
+        raise UserError(failure)
+    if chosen is None:
+        return None
+    # On nodes without a common file system each has a folder of its own.
+    wanted = _wanted_checkpoint(training)
+    own = Path(wanted or os.path.join(str(training.output_dir), Path(chosen).name))
+    blind = None if own.is_dir() else f"process {training.process_index} on {socket.gethostname()}"
+    if missing := [one for one in gather_object([blind]) if one is not None]:
+        raise UserError(
+            f"Training resumes from {chosen}, and {listed(missing)} cannot see it: put "
+            "--root_output_dir on a file system that all nodes share, or copy the checkpoint to "
+            "each (--save_on_each_node writes it to each)."
+        )
+    return str(own)
+
+
+def _wanted_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
+    """The folder that ``--resume_from_checkpoint`` names; None where it names none."""
+    wanted = str(training.resume_from_checkpoint or "")
+    return wanted if wanted.lower() not in ("", "true", "false") else None
+
+
+def _choose_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
     """The checkpoint that training resumes from, checked byte by byte; None for a fresh start.
 
     As in the original: with ``--overwrite_output_dir`` the run starts afresh; without it training
@@ -66,18 +122,19 @@ def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
     if not training.do_train:
         return None
     model = Path(str(training.output_dir))
-    wanted = str(training.resume_from_checkpoint or "")
-    if wanted and wanted.lower() not in ("true", "false"):
+    wanted = _wanted_checkpoint(training)
+    if wanted is not None:
         if not Path(wanted).is_dir():
             raise UserError(f"--resume_from_checkpoint {wanted!r} is not a checkpoint's folder.")
         verify(Path(wanted))
         return wanted
-    if training.overwrite_output_dir and wanted.lower() != "true":
+    last_one = str(training.resume_from_checkpoint or "").lower() == "true"
+    if training.overwrite_output_dir and not last_one:
         return None
     last = newest_sound(model)
     if last is not None:
         return str(last)
-    if wanted.lower() == "true":
+    if last_one:
         raise UserError(f"--resume_from_checkpoint True, and {model} holds no checkpoint.")
     # Hidden names are of a run that was killed while it wrote its first checkpoint.
     if any(not path.name.startswith(".") for path in model.iterdir()):

@@ -234,8 +234,8 @@ def _finite(value: Any) -> float | None:
 
 def _json(value: Any) -> Any:
     value = getattr(value, "value", value)  # the choices of transformers are enumerations
-    plain_kinds = str | int | float | bool | list | dict | None
-    return value if isinstance(value, plain_kinds) else str(value)
+    known = value is None or isinstance(value, str | int | float | bool | list | dict)
+    return value if known else str(value)
 
 
 def _is_secret(name: str, value: object) -> bool:

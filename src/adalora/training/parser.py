@@ -36,7 +36,7 @@ REFUSED_FLAGS = {
     "tpu_num_cores": "TPUs are not supported",
     "tpu_metrics_debug": "TPUs are not supported",
     "past_index": "it served XLNet's memory and no supported model has one",
-    "sharded_ddp": "it used fairscale; FSDP is the successor, --fsdp",
+    "sharded_ddp": "it used fairscale; --shard_base divides the base by torch's FSDP",
     "logging_dir": "TensorBoard records go to log/ under --root_output_dir",
 }
 

@@ -25,7 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from adalora.checkpoints import load_trainable, save_trainable
 from adalora.checkpoints.files import listed, not_finite
-from adalora.checkpoints.nested import load_state, save_state, tensors_of
+from adalora.checkpoints.nested import load_state, save_state, state_bytes, tensors_of
 from adalora.checkpoints.snapshot import (
     Manifest,
     newest_sound,
@@ -115,9 +115,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self.state.best_model_checkpoint = str(target)
         aside = staging_folder(target)
         leads = bool(self.args.should_save)
+        memories = self._gather_memories()
         try:
             self._in_every_process(target, lambda: _empty(aside) if leads else None)
-            self._in_every_process(target, lambda: self._write_parts(aside))
+            self._in_every_process(
+                target, lambda: self._write_parts(aside, memories) if leads else None
+            )
             self._in_every_process(target, lambda: self._publish(target) if leads else None)
         except UserError:
             if leads:
@@ -126,23 +129,28 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
 
-    def _write_parts(self, folder: Path) -> None:
-        """The files of this process; those that all share come from one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.args.should_save:
-            self._save(str(folder))
-            if self.adaptation is not None and self.adaptation.allocator is not None:
-                save_state(self.adaptation.state_dict(), folder / ALLOCATOR_FILE)
-            if not self.args.save_only_model:
-                state = optimizer_state(self.optimizer, self._unwrapped)
-                state["scheduler"] = cast(Any, self.lr_scheduler).state_dict()
-                if self.accelerator.scaler is not None:
-                    state["scaler"] = self.accelerator.scaler.state_dict()
-                save_state(state, folder / OPTIMIZER_FILE)
-            self._note_callbacks()
-            self.state.save_to_json(str(folder / STATE_FILE))
+    def _gather_memories(self) -> list[bytes]:
+        """What each process must remember, as its file's content: one of them writes it all."""
+        if self.args.save_only_model:
+            return []
+        name = _process_file(self.args.process_index)
+        return list(gather_object([state_bytes(self.continuation.state(), name)]))
+
+    def _write_parts(self, folder: Path, memories: list[bytes]) -> None:
+        """The files of a checkpoint; this process writes for all."""
+        self._save(str(folder))
+        if self.adaptation is not None and self.adaptation.allocator is not None:
+            save_state(self.adaptation.state_dict(), folder / ALLOCATOR_FILE)
         if not self.args.save_only_model:
-            save_state(self.continuation.state(), folder / self._process_file)
+            state = optimizer_state(self.optimizer, self._unwrapped)
+            state["scheduler"] = cast(Any, self.lr_scheduler).state_dict()
+            if self.accelerator.scaler is not None:
+                state["scaler"] = self.accelerator.scaler.state_dict()
+            save_state(state, folder / OPTIMIZER_FILE)
+        self._note_callbacks()
+        self.state.save_to_json(str(folder / STATE_FILE))
+        for process, memory in enumerate(memories):
+            (folder / _process_file(process)).write_bytes(memory)
 
     def _note_callbacks(self) -> None:
         """Put the state of callbacks that have one where ``trainer_state.json`` keeps it."""
@@ -224,9 +232,9 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             TrainerState.load_from_json(str(folder / STATE_FILE))
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{folder / STATE_FILE} is no trainer's state: {error}") from error
-        process = None
-        if self._process_file in manifest.files:
-            process = load_state(folder / self._process_file)
+        process, file = None, _process_file(self.args.process_index)
+        if file in manifest.files:
+            process = load_state(folder / file)
         else:
             logger.warning(
                 "%s holds no random generators for process %d; they start anew.",
@@ -237,9 +245,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         try:
             self.continuation.resume(process)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{folder / self._process_file} does not hold what it should: {error!r}"
-            ) from error
+            raise UserError(f"{folder / file} does not hold what it should: {error!r}") from error
 
     def _compare_course(self, folder: Path, manifest: Manifest) -> None:
         different = differences(manifest.settings, self._course())
@@ -327,12 +333,12 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             super()._run_epoch(*args, **kwargs)
 
     @property
-    def _process_file(self) -> str:
-        return f"process-{self.args.process_index}.safetensors"
-
-    @property
     def _unwrapped(self) -> nn.Module:
         return cast(nn.Module, self.accelerator.unwrap_model(self.model))
+
+
+def _process_file(process: int) -> str:
+    return f"process-{process}.safetensors"
 
 
 def _empty(folder: Path) -> None:

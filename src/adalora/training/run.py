@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -226,6 +226,7 @@ class Run:
             ),
             rank_pattern=self.rank_pattern,
             metrics=self.metrics,
+            base_fingerprint=self.trainer.base_fingerprint,
             overwrite=True,
         )
 
@@ -253,7 +254,7 @@ class Run:
             metrics = dict(self.trainer.evaluate(eval_dataset=self.splits[split]))
             metrics["eval_samples"] = len(self.splits[split])
             self.metrics[split] = metrics
-            self.answers[split] = self.trainer.compute_metrics.answers
+            self.answers[split] = cast(TaskMetrics, self.trainer.compute_metrics).answers
             if not self.is_main:
                 continue
             write_json(self.root / f"eval_results_{name}.json", metrics)

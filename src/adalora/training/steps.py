@@ -19,7 +19,7 @@ def count_steps(examples: int, training: AdaLoraTrainingArguments) -> int:
         return training.max_steps
     per_process = training.train_batch_size
     batches = examples / per_process
-    batches = math.floor(batches) if training.dataloader_drop_last else math.ceil(batches)
-    batches = math.ceil(batches / max(training.world_size, 1))
+    whole = math.floor if training.dataloader_drop_last else math.ceil
+    batches = whole(whole(batches) / max(training.world_size, 1))
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     return math.ceil(training.num_train_epochs * per_epoch)

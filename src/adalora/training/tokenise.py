@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from filelock import FileLock
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adalora.glue import TaskData
@@ -57,6 +61,8 @@ def tokenise(
         )
 
     settings = (keys, length, arguments.pad_to_max_length, _contents(tokenizer))
+    # Once on each node: the other processes read what the first has just made.
+    overwrite = arguments.overwrite_cache and PartialState().is_local_main_process
     tokenised = {}
     for name, split in data.splits.items():
         limit = limits.get(name)
@@ -66,15 +72,29 @@ def tokenise(
         # Test sets carry the placeholder -1 for every label, which is none.
         if name in data.test_splits and "label" in split.column_names:
             drop.append("label")
-        tokenised[name] = split.map(
-            encode,
-            batched=True,
-            remove_columns=drop,
-            load_from_cache_file=not arguments.overwrite_cache,
-            cache_file_name=_cache_file(split, (*settings, drop)),
-            desc=f"Tokenising {name}",
-        )
+        file = _cache_file(split, (*settings, drop))
+        with _sole_maker(file):
+            tokenised[name] = split.map(
+                encode,
+                batched=True,
+                remove_columns=drop,
+                load_from_cache_file=not overwrite,
+                cache_file_name=file,
+                desc=f"Tokenising {name}",
+            )
     return tokenised
+
+
+@contextmanager
+def _sole_maker(file: str | None) -> Iterator[None]:
+    """Let one process at a time look for ``file`` and make it: the first of each node comes here,
+    and so does every run beside this one.
+    """
+    if file is None:
+        yield
+        return
+    with FileLock(f"{file}.lock"):
+        yield
 
 
 def _contents(tokenizer: PreTrainedTokenizerBase) -> str | None:

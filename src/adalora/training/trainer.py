@@ -7,15 +7,19 @@ budget, and the method's numbers in the logs. Its checkpoints are those of ``res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_pt_utils import find_batch_size
+from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
+from transformers.trainer_utils import has_length
 
+from adalora.checkpoints import BaseEncoder
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
+from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
 from adalora.training.callback import (
     AdaLoraCallback,
     LearningRateByStep,
@@ -24,9 +28,11 @@ from adalora.training.callback import (
 )
 from adalora.training.consistency import consistency_loss, mask_tokens
 from adalora.training.duration import TrainingTime
+from adalora.training.launch import check_job
 from adalora.training.lora_plus import raise_learning_rate
 from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.resumable import ResumableTrainer
+from adalora.training.sharding import replicate_trained, shard_base
 
 __all__ = ["AdaLoraTrainer"]
 
@@ -68,6 +74,7 @@ class AdaLoraTrainer(ResumableTrainer):
         # The releases before `loss_is_scaled_for_ga` read this attribute of the model instead.
         model.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(*args, adaptation=adaptation, **kwargs)
+        check_job(os.environ, self.args.distributed_state)
         self.model_accepts_loss_kwargs = False
         self.reg_loss_wgt = reg_loss_wgt
         self.masking_prob = masking_prob
@@ -79,6 +86,9 @@ class AdaLoraTrainer(ResumableTrainer):
                 "--label_smoothing_factor the model computes none; leave that out."
             )
         self.add_callback(TrainingTime())
+        self.base_fingerprint: str | None = None
+        if getattr(self.args, "shard_base", False):
+            self._shard_base()
         self.add_callback(LogLastStep())
         self.add_callback(LearningRateByStep())
         if patience := getattr(self.args, "early_stopping_patience", None):
@@ -94,6 +104,92 @@ class AdaLoraTrainer(ResumableTrainer):
             trained = cast(nn.Module, self.model if model is None else model)
             raise_learning_rate(optimizer, trained, self.lora_plus_ratio)
         return optimizer
+
+    # ---- a divided base ----
+
+    def _shard_base(self) -> None:
+        model = cast(nn.Module, self.model)
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        if self.args.should_save:
+            # For the artefact: no process will see the base whole again.
+            self.base_fingerprint = BaseEncoder.of(model).fingerprint(without=trained)
+        shard_base(model, self.args.device)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
+        """DistributedDataParallel over a divided base, which accelerate would refuse to wrap."""
+        wrapped = super()._wrap_model(model, training, dataloader)
+        divided = training and getattr(self.args, "shard_base", False)
+        if not divided or wrapped is not self.model:
+            return wrapped
+        prepared = self.accelerator.prepare_model(wrapped, evaluation_mode=True)
+        options = self.accelerator.ddp_handler.to_kwargs() if self.accelerator.ddp_handler else {}
+        return replicate_trained(prepared, self.args.device, **options)
+
+    # ---- batches ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        size = sampler.batch_size * self.args.world_size
+        return GroupedByLength(size, seed=seed, lengths=sampler.lengths)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], Any]:
+        """The batches of one step; the mean of their losses is to be that of all its examples.
+
+        The last batch of an epoch may be smaller than those before it, and its examples would
+        count for more: it carries a weight, and so do they. Of a short batch that the processes
+        share, each keeps its own rows alone.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [int(find_batch_size(batch) or 0) * self.args.world_size for batch in batches]
+        share = None
+        if batches and has_length(self.train_dataset) and not self.args.dataloader_drop_last:
+            # accelerate's own count of what remains is wrong in an epoch that was resumed.
+            share = self._share(batches[-1], len(cast(Any, self.train_dataset)))
+        if share is not None:
+            batches[-1] = first_rows(batches[-1], share.rows) | {LOSS_WEIGHT: share.weight}
+            sizes[-1] = share.total
+        if len(set(sizes)) > 1:
+            mean = sum(sizes) / len(sizes)
+            batches = [
+                {**batch, LOSS_WEIGHT: size / mean * batch.get(LOSS_WEIGHT, 1.0)}
+                for batch, size in zip(batches, sizes, strict=True)
+            ]
+        return batches, items
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the installed one, with the loss of this process's own rows where a batch is short."""
+        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        remainder = self.accelerator.gradient_state.remainder
+        share = None if result[0] is None else self._share(inputs, max(remainder, 0))
+        if share is None:
+            return cast(tuple[Tensor | None, Any, Any], result)
+        # In every process, short or not: they gather a divided base together.
+        own = super().prediction_step(model, first_rows(inputs, share.rows), True, ignore_keys)
+        return own[0], *result[1:]
+
+    def _share(self, batch: Mapping[str, Any], examples: int) -> Share | None:
+        """This process's part of the batch that was loaded last; None if all of it.
+
+        Args:
+            batch: full, with fillers where it must be.
+            examples: of the whole data set, or as many as remain for its last batches.
+        """
+        processes, size = self.args.world_size, int(find_batch_size(batch) or 0)
+        total = examples % (size * processes) if size else 0
+        if processes == 1 or not total or not self.accelerator.gradient_state.end_of_dataloader:
+            return None
+        return share_of(size, total=total, process=self.args.process_index, processes=processes)
 
     # ---- loss ----
 
@@ -126,27 +222,6 @@ class AdaLoraTrainer(ResumableTrainer):
         penalty = self.adaptation.penalty()
         self.penalty.add(penalty)
         return loss + penalty.to(loss.device)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
-    ) -> tuple[list[Any], Any]:
-        """The batches of one step; the mean of their losses is to be that of all its examples.
-
-        The last batch of an epoch may be smaller than those before it, and its examples would
-        count for more: it carries a weight, and so do they.
-        """
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [int(find_batch_size(batch) or 0) * self.args.world_size for batch in batches]
-        loader = self.accelerator.gradient_state
-        if self.args.world_size > 1 and loader.end_of_dataloader and loader.remainder > 0:
-            sizes[-1] = loader.remainder
-        if len(set(sizes)) > 1:
-            share = len(sizes) / sum(sizes)
-            batches = [
-                {**batch, LOSS_WEIGHT: size * share * batch.get(LOSS_WEIGHT, 1.0)}
-                for batch, size in zip(batches, sizes, strict=True)
-            ]
-        return batches, items
 
     def _consistency_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         tokenizer: Any = self.processing_class

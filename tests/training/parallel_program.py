@@ -1,0 +1,138 @@
+"""Trains tiny models in each way that is named, in however many processes it was started.
+
+``parallel_program.py FOLDER WAY...`` leaves, per way, ``WAY.json`` (losses, budgets, ranks, scores)
+and ``WAY.safetensors`` (what trains), written by the first process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+from adalora import deberta
+from adalora.adapters import add_lora, freeze_base
+from adalora.checkpoints import trainable_state
+from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer, AdaLoraTrainingArguments
+
+#: Examples of a step over all processes; neither divides the data.
+BATCH, TRAIN, VALIDATION = 12, 45, 31
+
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "double": {},
+    "accumulated": {"gradient_accumulation_steps": 2},
+    "sharded": {"shard_base": True},
+    "sharded-and-checkpointing": {
+        "shard_base": True,
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
+    "sharded-bf16": {"shard_base": True, "bf16": True},
+    "bf16": {"bf16": True},
+}
+
+
+def build(dtype: torch.dtype) -> DebertaV2ForSequenceClassification:
+    torch.manual_seed(0)
+    config = DebertaV2Config(
+        vocab_size=61,
+        hidden_size=18,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+        type_vocab_size=0,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=2,
+        # The model's default computes the loss in float32 whatever the rest is in.
+        problem_type="single_label_classification",
+    )
+    model = DebertaV2ForSequenceClassification(config).to(dtype)
+    deberta.patch(model)
+    add_lora(
+        model,
+        lora_type="svd",
+        targets=["query", "key", "value", "intermediate", "layer.output", "attention.output"],
+        init_rank=3,
+        lora_alpha=8,
+    )
+    freeze_base(model, train=["lora"])
+    return model
+
+
+def examples(count: int, seed: int) -> list[dict[str, Any]]:
+    """Sequences whose label is whether token 5 occurs; every loss is another."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(6, 60, (count, 12), generator=generator)
+    ids[::2, 3] = 5
+    return [{"input_ids": row, "labels": int((row == 5).any())} for row in ids]
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    right = prediction.predictions.argmax(-1) == prediction.label_ids
+    return {"accuracy": float(np.mean(right)), "count": len(right)}
+
+
+def train(way: str, folder: Path) -> None:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments = AdaLoraTrainingArguments(
+        root_output_dir=str(folder / way),
+        per_device_train_batch_size=BATCH // processes,
+        per_device_eval_batch_size=8,
+        max_steps=12,
+        learning_rate=5e-3,
+        report_to="none",
+        disable_tqdm=True,
+        no_cuda=True,
+        save_strategy="no",
+        logging_steps=1,
+        seed=3,
+        **WAYS[way],
+    )
+    model = build(torch.float64 if way == "double" else torch.float32)
+    settings = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=1)
+    trainer = AdaLoraTrainer(
+        model=model,
+        args=arguments,
+        adaptation=AdaLora(model, settings),
+        train_dataset=examples(TRAIN, 1),
+        eval_dataset=examples(VALIDATION, 2),
+        compute_metrics=accuracy,
+    )
+    trainer.train()
+    scores = trainer.evaluate()
+    logs = trainer.state.log_history
+    assert trainer.adaptation is not None
+    result = {
+        "losses": [entry["loss"] for entry in logs if "loss" in entry],
+        "budgets": [entry["budget"] for entry in logs if "budget" in entry],
+        "ranks": trainer.adaptation.rank_pattern(),
+        "scores": {key: scores[f"eval_{key}"] for key in ("loss", "accuracy", "count")},
+        "type": type(model).__name__,
+    }
+    if arguments.process_index == 0:
+        save_file(trainable_state(model), folder / f"{way}.safetensors")
+        (folder / f"{way}.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in sys.argv[2:]:
+        train(name, Path(sys.argv[1]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
