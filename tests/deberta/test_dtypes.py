@@ -39,9 +39,9 @@ KINDS = {
     "bfloat16 by autocast": (torch.float32, torch.bfloat16),
     "float16 by autocast": (torch.float32, torch.float16),
 }
-#: Buckets reach to a distance of 64 and the position table to 128; 150 is beyond both.
-LENGTHS = [1, 2, 128, 150]
 PADDINGS = ["none", "right", "left", "one token"]
+#: Buckets reach to a distance of 64 and the position table to 128; 150 is beyond both.
+SHAPES = [(1, "none"), *((length, padding) for length in (2, 128, 150) for padding in PADDINGS)]
 
 
 def model_of(**changes: Any) -> DebertaV2ForSequenceClassification:
@@ -103,8 +103,7 @@ def answers(model: Any, mask: Tensor, autocast: torch.dtype | None) -> dict[str,
     }
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("length", "padding"), SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_error_is_that_of_the_number_type(kind: str, length: int, padding: str) -> None:
     stored, autocast = KINDS[kind]

@@ -134,8 +134,10 @@ def test_clipping_and_label_smoothing_are_what_the_textbook_says(
     assert trainer.adaptation.rank_pattern() == pattern
 
 
-@pytest.mark.parametrize("count", [24, 20, 23, 13])
-@pytest.mark.parametrize(("size", "groups"), [(6, 2), (4, 3), (5, 3), (1, 12)])
+@pytest.mark.parametrize(
+    ("count", "size", "groups"),
+    [(24, 6, 2), (20, 6, 2), (23, 4, 3), (13, 4, 3), (24, 5, 3), (23, 5, 3), (13, 1, 12)],
+)
 def test_accumulation_weighs_every_example_alike(
     build: Make, count: int, size: int, groups: int
 ) -> None:

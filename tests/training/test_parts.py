@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from adalora.checkpoints.files import apart, is_finite, read_tensors, write_tensors
 from adalora.checkpoints.nested import load_state, save_state
 from adalora.errors import UserError, exit_with_message
 from adalora.training import AdaLoraTrainer, count_steps
@@ -82,6 +83,39 @@ def test_a_state_file_gives_back_what_was_put_in(tmp_path: Path) -> None:
     assert loaded["step"] == 3
     assert loaded["names"] == ["a", "b"]
     assert torch.equal(loaded["average"]["x.lora_A"], state["average"]["x.lora_A"])  # type: ignore[index]
+
+
+def test_what_is_written_is_copied_only_where_the_format_asks_for_it(tmp_path: Path) -> None:
+    table = torch.arange(12.0).view(3, 4)
+    tensors = {
+        "alone": torch.ones(2),
+        "table": table,
+        "tied": table,
+        "row": table[1],
+        "across": table.T,
+        "empty": torch.empty(0),
+    }
+    plain = apart(tensors)
+    assert plain["alone"].data_ptr() == tensors["alone"].data_ptr()
+    assert len({tensor.data_ptr() for name, tensor in plain.items() if name != "empty"}) == 5
+    write_tensors(tmp_path / "t.safetensors", tensors)
+    stored = read_tensors(tmp_path / "t.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
+    # A part of a table that is written too, and two parts that only border on one another.
+    halves = apart({"left": table.flatten()[:6], "right": table.flatten()[6:]})
+    assert halves["right"].data_ptr() - halves["left"].data_ptr() == 24
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_number_that_is_none_is_found_anywhere(dtype: torch.dtype) -> None:
+    sound = torch.linspace(-3, 3, 1001).to(dtype)
+    assert is_finite(sound)
+    assert is_finite(torch.empty(0, dtype=dtype))
+    for fault in (float("nan"), float("inf"), -float("inf")):
+        for place in (0, 500, 1000):
+            spoilt = sound.clone()
+            spoilt[place] = fault
+            assert not is_finite(spoilt)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a state", b"\x80\x04pickle"])
