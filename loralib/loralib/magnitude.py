@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .ranked import RankedLayer, factors_of
+from .stacks import Stacks
 
 
 class Magnitude:
@@ -23,19 +24,26 @@ class Magnitude:
     """
 
     def __init__(self, layers: Mapping[str, RankedLayer]) -> None:
+        self._has_values = "lora_E" in factors_of(layers)
+        self._rows = Stacks([layer.lora_A for layer in layers.values()])
+        self._columns = Stacks([layer.lora_B for layer in layers.values()])
         self._values = self._read(layers)
 
-    @staticmethod
     @torch.no_grad()
-    def _read(layers: Mapping[str, RankedLayer]) -> Tensor:
-        if "lora_E" in factors_of(layers):
-            values = torch.cat([layer.get_parameter("lora_E") for layer in layers.values()])
-            values = values.abs().squeeze(1)
+    def _read(self, layers: Mapping[str, RankedLayer]) -> Tensor:
+        if self._has_values:
+            every = torch.cat([layer.get_parameter("lora_E") for layer in layers.values()])
+            values = every.abs().squeeze(1)
         else:
-            rows = [torch.linalg.vector_norm(layer.lora_A, dim=1) for layer in layers.values()]
-            columns = [torch.linalg.vector_norm(layer.lora_B, dim=0) for layer in layers.values()]
-            values = torch.cat(rows) * torch.cat(columns)
+            rows = self._norms(self._rows, [layer.lora_A for layer in layers.values()], dim=2)
+            columns = self._norms(self._columns, [layer.lora_B for layer in layers.values()], dim=1)
+            values = rows * columns
         return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    @staticmethod
+    def _norms(stacks: Stacks, factors: Sequence[Tensor], *, dim: int) -> Tensor:
+        norms = [torch.linalg.vector_norm(group, dim=dim) for group in stacks.stack(factors)]
+        return torch.cat(stacks.views(norms))
 
     @torch.no_grad()
     def update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 
 from adalora import __version__
 
+MATRICES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 FLAGS = (
     *("--model_name_or_path", "nano", "--task_name", "mini-rte", "--do_train"),
     *("--apply_lora", "--apply_adalora", "--lora_type", "svd", "--lora_r", "4"),
     *("--target_rank", "2", "--per_device_train_batch_size", "32", "--num_train_epochs", "4"),
 )
+
+GROW = ("--init_warmup", "0.1", "--allocation", "grow", "--lora_module", ",".join(MATRICES))
 
 
 def adalora(run_command: Any, *words: str, expect: int = 0) -> Any:
@@ -27,6 +31,17 @@ def test_a_sound_plan_shows_steps_budget_and_parameters(run_command: Any) -> Non
     for fact in ("1,600", "200", "48", "24", "20", "60"):
         assert fact in words
     assert "█" in done.stdout or "#" in done.stdout or "•" in done.stdout
+
+
+def test_a_plan_of_growth_shows_the_budget_rising(run_command: Any) -> None:
+    done = adalora(run_command, "plan", *FLAGS, "--final_warmup", "0.3", *GROW)
+    words = " ".join(done.stdout.split())
+    # One triplet in each of 36 matrices at first, two on average at the end, room for four.
+    assert "36 triplets until step 20, rising until step 140 (added every 10 steps)" in words
+    assert "then 72 until step 200" in words
+    start, end = re.findall(r"adapter ([\d,]+), about ([\d,]+) at the end", words)[0]
+    assert int(start.replace(",", "")) == 2 * int(end.replace(",", ""))
+    assert "No problems found" in words
 
 
 def test_a_schedule_that_does_not_fit_is_shown_and_fails(run_command: Any) -> None:

@@ -89,7 +89,8 @@ def run_of(
 ) -> Callable[..., Path]:
     """Root folder of a run, made once: ``run_of("bert", "svd")``. Not to be changed.
 
-    The method is ``svd``, ``frd``, ``houlsby``, ``bitfit`` or ``full``, or several joined by ``+``.
+    The method is ``svd``, ``frd``, ``pruned`` (plain LoRA, pruned), ``houlsby``, ``bitfit`` or
+    ``full``, or several joined by ``+``.
     """
 
     @functools.cache
@@ -112,7 +113,8 @@ def run_of(
             dtype=dtype,
         )
         parts = method.split("+")
-        train = [{"svd": "lora", "frd": "lora", "houlsby": "bottleneck"}.get(p, p) for p in parts]
+        kinds = {"svd": "lora", "frd": "lora", "pruned": "lora", "houlsby": "bottleneck"}
+        train = [kinds.get(part, part) for part in parts]
         if "lora" in train:
             kind = "svd" if "svd" in parts else "frd"
             add_lora(
@@ -127,7 +129,7 @@ def run_of(
             add_bottleneck(model, adapter_type="houlsby", adapter_size=3)
         freeze_base(model, train=train)
         _randomise(model)
-        pattern = _prune(model, ranks) if "svd" in parts else {}
+        pattern = _prune(model, ranks) if {"svd", "pruned"} & set(parts) else {}
         root = tmp_path_factory.mktemp(f"run-{name}-{method}")
         save_artefact(
             root / "model",
@@ -162,10 +164,14 @@ def _randomise(model: PreTrainedModel) -> None:
 def _prune(model: PreTrainedModel, ranks: tuple[int, ...]) -> dict[str, int]:
     """Zero all but the last triplets of each matrix, as many as its turn of ``ranks`` says."""
     pattern = {}
-    layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_E")]
+    layers = [(name, module) for name, module in model.named_modules() if hasattr(module, "lora_A")]
     for turn, (name, layer) in enumerate(layers):
         rank = ranks[turn % len(ranks)]
-        layer.lora_E[: INIT_RANK - rank] = 0
+        if hasattr(layer, "lora_E"):
+            layer.lora_E[: INIT_RANK - rank] = 0
+        else:
+            layer.lora_A[: INIT_RANK - rank] = 0
+            layer.lora_B[:, : INIT_RANK - rank] = 0
         pattern[f"{name}.lora_E"] = rank
     return pattern
 

@@ -38,7 +38,7 @@ def test_transformers_alone_gets_the_same_logits(
     assert done.agreement.difference < 1e-5
 
 
-@pytest.mark.parametrize("method", ["bitfit", "full", "svd+bitfit"])
+@pytest.mark.parametrize("method", ["bitfit", "full", "svd+bitfit", "pruned"])
 def test_whatever_has_plain_weights_is_merged(
     run_of, expected_of, logits_of, difference, tmp_path, method
 ):

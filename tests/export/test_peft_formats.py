@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape"),
 ]
 NAMES = ["nano", "bert", "roberta", "electra", "deberta", "deberta-v2"]
-CASES = [("lora", "svd"), ("lora", "frd"), ("peft-adalora", "svd")]
+CASES = [("lora", "svd"), ("lora", "frd"), ("lora", "pruned"), ("peft-adalora", "svd")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -53,10 +53,11 @@ def test_peft_saves_it_again_as_it_was(run_of, base_of, plain_base, tmp_path, to
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
+@pytest.mark.parametrize(("method", "scale"), [("svd", 8 / (4 + 1e-5)), ("pruned", 8 / 4)])
 def test_lora_leaves_rank_0_out_and_touches_nothing_but_the_targets(
-    run_of, base_of, plain_base, tmp_path
+    run_of, base_of, plain_base, tmp_path, method, scale
 ):
-    run = run_of("bert")
+    run = run_of("bert", method)
     export_run(run, to="lora", output=tmp_path / "out")
     pattern = read_description(run / "model").rank_pattern
     assert 0 in pattern.values()
@@ -69,7 +70,7 @@ def test_lora_leaves_rank_0_out_and_touches_nothing_but_the_targets(
     ranks = {f"{name}.lora_E": layer.r["default"] for name, layer in layers.items()}
     assert ranks == {name: rank for name, rank in pattern.items() if rank}
     for layer in layers.values():
-        assert layer.scaling["default"] == pytest.approx(8 / (4 + 1e-5), rel=1e-12)
+        assert layer.scaling["default"] == pytest.approx(scale, rel=1e-12)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert sorted(config["modules_to_save"]) == ["bert.pooler", "classifier"]
 
@@ -129,6 +130,7 @@ def test_where_every_matrix_has_rank_0_peft_adalora_and_merged_remain(
     ("method", "settings", "to", "message"),
     [
         ("frd", {}, "peft-adalora", "without singular values.*--to lora"),
+        ("pruned", {}, "peft-adalora", "without singular values.*--to lora"),
         ("houlsby", {}, "lora", "trained by houlsby and has no LoRA.*--to onnx"),
         ("full", {}, "lora", "trained by full and has no LoRA to write as lora.*--to merged"),
         ("bitfit", {}, "peft-adalora", "has no LoRA.*--to merged"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,33 @@ def test_the_curve_starts_full_and_ends_at_half_height() -> None:
     assert lines[3] == "48 " + "█" * 40
     assert lines[2][3:].rstrip().count("█") < 40
     assert lines[-1].endswith("step 1000")
+
+
+@dataclass(frozen=True)
+class Rising(LinearSchedule):
+    """The same turned upside down: 48 triplets that grow to 96."""
+
+    total_rank: int = 48
+    target_total_rank: int = 96
+
+
+def test_the_curve_of_growth_starts_at_half_height_and_ends_full() -> None:
+    lines = budget_curve(Rising(), width=40, height=6).splitlines()
+    assert lines[0].startswith("96 ")
+    assert lines[0].endswith("█" * 12)
+    assert lines[3] == "48 " + "█" * 40
+    assert lines[2][3:].rstrip().count("█") < 40
+
+
+def test_growth_is_told_as_growth() -> None:
+    grown = replace(summary(Path("run")), grown_from=24)
+    text = printed(run_summary(grown))
+    assert f"grown 24 -> {sum(PATTERN.values())} in 37 allocations" in text
+    assert "pruned" not in text
+    plan = PlanSummary("nano on mini-sst2", {"train": 9}, steps=1000, schedule=Rising())
+    words = " ".join(printed(plan_summary(plan)).split())
+    assert "48 triplets until step 100, rising until step 700 (added every 10 steps)" in words
+    assert "all 48" not in words
 
 
 def test_the_curve_can_be_drawn_in_ascii() -> None:
