@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_the_trainer_does_what_pefts_documentation_says(
             name.removesuffix(".default"): sum(kept) for name, kept in pattern.items()
         }
         assert sum(adaptation.rank_pattern().values()) == 12
-        assert adaptation.allocator.mask_events == 4
+        assert adaptation.allocator.mask_events == 3
 
 
 def test_the_evaluated_and_the_logged_loss_are_the_tasks_alone(
@@ -166,6 +167,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(
         assert one.allocator.mask_events == two.allocator.mask_events  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")
 @pytest.mark.parametrize("values", [ADALORA, LORA], ids=["AdaLoRA", "LoRA"])
 def test_peft_alone_loads_what_the_run_leaves(
     base: Any,
@@ -213,9 +215,7 @@ def test_other_methods_train_too_and_the_head_whole(
     trainer.train()
     head = {"pooler.dense.weight", "pooler.dense.bias", "classifier.weight", "classifier.bias"}
     found = {
-        name.replace("base_model.", "")
-        .replace("model.", "")
-        .replace("modules_to_save.default.", "")
+        re.sub(r"base_model\.(model\.)?|modules_to_save\.default\.", "", name)
         for name, p in model.named_parameters()
         if p.requires_grad and ("pooler" in name or "classifier" in name)
     }
@@ -252,7 +252,7 @@ def test_a_file_that_describes_no_method_is_told(file_of: Any, content: Any, mes
         ({"rank": 2}, "LORA has no argument 'rank'"),
         ({"r": 0}, "PEFT refuses it: .*r"),
         ({"r": "two"}, "PEFT refuses it"),
-        ({"target_modules": ["nothing"]}, "PEFT refuses it: Target modules .*nothing"),
+        ({"target_modules": ["nothing"]}, "PEFT refuses it: No modules were targeted"),
         ({**ADALORA, "target_r": 3}, r"target_r \(3\) must be below init_r \(3\)"),
         ({**ADALORA, "tinit": 9}, "tinit 9 and tfinal 4 fill the 12 steps"),
         ({**ADALORA, "tinit": -1}, "tinit -1; it must be at least 0"),
