@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import json
 import warnings
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from typing import Any
 
 from torch import nn
 
-from adalora.adapters.head import head_modules, is_head
+from adalora.adapters.head import base_path, head_modules, is_head
 from adalora.adapters.targets import NAMES, find_targets
 from adalora.errors import UserError
 
@@ -129,6 +130,11 @@ def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict
             f"--peft_config {source} has task_type {values['task_type']!r}; text classification "
             "is SEQ_CLS, or leave it out."
         )
+    if kind == "PREFIX_TUNING" and "past_key_values" not in _inputs(model):
+        raise UserError(
+            f"--peft_config {source}: PREFIX_TUNING needs a model that takes past_key_values, and "
+            f"{type(model).__name__} does not; take PROMPT_TUNING or P_TUNING."
+        )
     known = [field.name for field in dataclasses.fields(classes[kind]) if field.init]
     for name in values:
         if name not in known and name not in _OF_A_SAVED_ADAPTER:
@@ -145,6 +151,11 @@ def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict
             if isinstance(arguments.get(name), list):
                 arguments[name] = _paths(model, arguments[name])
     return arguments
+
+
+def _inputs(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """What the encoder's forward takes, by name."""
+    return inspect.signature(model.get_submodule(base_path(model)).forward).parameters
 
 
 def _paths(model: nn.Module, names: list[str]) -> list[str]:

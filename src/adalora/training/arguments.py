@@ -133,8 +133,8 @@ class MethodArguments:
     lora_type: str = field(
         default="frd",
         metadata=_help(
-            "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a trained norm "
-            "of each output."
+            "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a norm "
+            "for each output."
         ),
     )
     lora_module: str = field(
