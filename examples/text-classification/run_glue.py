@@ -24,7 +24,7 @@ from adalora.flags_help import show_help
 from adalora.loralib_check import require_our_loralib
 
 if TYPE_CHECKING:
-    from adalora.training import RunArguments
+    from adalora.training import RunArguments, StopOnSignal
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from adalora import training as at
 
     arguments = at.parse_arguments(argv, program="run_glue.py")
-    with at.hold_folder(arguments.training):
-        train_and_evaluate(arguments)
+    stop, training = at.StopOnSignal(), arguments.training
+    with stop.heeded(), at.told_in_a_sentence(training), at.hold_folder(training):
+        train_and_evaluate(arguments, stop)
 
 
-def train_and_evaluate(arguments: RunArguments) -> None:
+def train_and_evaluate(arguments: RunArguments, stop: StopOnSignal) -> None:
     """Build, train or resume, evaluate, predict, summarise."""
     from adalora import training as at
     from adalora.glue import load_data
@@ -67,6 +68,7 @@ def train_and_evaluate(arguments: RunArguments) -> None:
         settings=at.course_settings(arguments),
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
+        callbacks=[stop],
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,

@@ -30,6 +30,7 @@ from transformers import (
 
 from adalora import deberta
 from adalora.errors import UserError
+from adalora.hub import limit_waiting
 
 __all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer", "longest_input"]
 
@@ -285,7 +286,8 @@ def _resolve(name: str, one_of: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
-    """Turn what the libraries raise into one sentence about ``name``."""
+    """Turn what the libraries raise into one sentence about ``name``; wait for none for ever."""
+    limit_waiting()
     try:
         yield
     except (UserError, MemoryError):
@@ -336,12 +338,15 @@ def _hub_reason(error: BaseException | None) -> str | None:
             return "the hub has none of that name, or it is private; check it, or 'hf auth login'"
         if isinstance(error, hub_errors.HFValidationError):
             return "that is no hub id, which reads owner/model"
-        if isinstance(error, hub_errors.LocalEntryNotFoundError | ConnectionError):
+        # The client's own errors: httpx, which recent releases carry under another name.
+        broke_off = type(error).__module__.startswith("httpx")
+        if broke_off or isinstance(error, hub_errors.LocalEntryNotFoundError | ConnectionError):
             if hub.HF_HUB_OFFLINE:
                 return "the hub is switched off (HF_HUB_OFFLINE) and the cache lacks it"
             return (
-                "the hub cannot be reached and the cache lacks it; fill the cache where there is "
-                "a network, and HF_HUB_OFFLINE=1 then asks it alone"
+                "the hub cannot be reached or does not answer as it should, and the cache lacks "
+                "it; fill the cache where there is a network, and HF_HUB_OFFLINE=1 then asks it "
+                "alone"
             )
         error = error.__cause__ or error.__context__
     return None

@@ -302,7 +302,12 @@ class Run:
     def _all_warnings(self) -> list[str]:
         found = list(self.warnings)
         allocator = None if self.adaptation is None else self.adaptation.allocator
-        if allocator is not None and allocator.skipped_steps:
+        if left_out := self.trainer.bad_steps.total:
+            found.append(
+                f"{left_out} of {self.trainer.state.global_step} steps were left out, because "
+                "their gradient was NaN or infinite."
+            )
+        elif allocator is not None and allocator.skipped_steps:
             found.append(
                 f"In {allocator.skipped_steps} of {allocator.updates_due} steps a gradient was "
                 "missing or not finite, and importance was left as it was."
