@@ -14,8 +14,20 @@ class UserError(ValueError):
     """A mistake in a flag, a file or a value, told in one sentence.
 
     The message names the value, what was expected and what to do. Programs print it without a
-    traceback and exit with status 2.
+    traceback and exit with status 2. Values come from anywhere: what would break the line or move
+    the cursor is escaped, and what is too long for a sentence is cut in its middle.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
+
+
+def _one_line(text: str, most: int = 1200) -> str:
+    text = " ".join(text.splitlines())
+    if len(text) > most:
+        # What to do stands at the end.
+        text = f"{text[: most - 400]} ... {text[-390:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -31,6 +31,7 @@ from transformers import (
 from adalora import deberta
 from adalora.errors import UserError
 from adalora.hub import limit_waiting
+from adalora.sizes import check_model_sizes
 
 __all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer", "longest_input"]
 
@@ -71,6 +72,7 @@ def load_config(
             token=token,
             trust_remote_code=trust_remote_code,
         )
+    check_model_sizes(config, name)
     return config
 
 
@@ -191,8 +193,11 @@ def load_tokenizer(
     use_fast: bool = True,
     revision: str = "main",
     token: bool | str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of ``tokenizer_name``, or of the model ``name``.
+
+    Its own code, if it brings some, is run with ``trust_remote_code`` alone, and nobody is asked.
 
     Raises:
         UserError: if it cannot be had.
@@ -201,7 +206,12 @@ def load_tokenizer(
     source = _resolve(wanted, one_of=("config.json", "tokenizer_config.json"))
     with _told_in_a_sentence(wanted, what="tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, cache_dir=cache_dir, use_fast=use_fast, revision=revision, token=token
+            source,
+            cache_dir=cache_dir,
+            use_fast=use_fast,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
         )
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
@@ -213,7 +223,11 @@ def load_tokenizer(
     if tokenizer.model_max_length > _NO_LIMIT:
         with _told_in_a_sentence(name), _quiet():
             config = AutoConfig.from_pretrained(
-                _resolve(name), cache_dir=cache_dir, revision=revision, token=token
+                _resolve(name),
+                cache_dir=cache_dir,
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
             )
         tokenizer.model_max_length = longest_input(config)
     return tokenizer

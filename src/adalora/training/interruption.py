@@ -92,11 +92,14 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After the last step there is no other to agree on: the processes wait for one another."""
-        if state.global_step < state.max_steps:
+        if not self._training or state.global_step < state.max_steps:
             return
         if self._agree(state.global_step, wait=True) is not None:
             self._last_step = state.global_step
             control.should_save = True
+
+    # An evaluation at the end of the last epoch comes after that event, and before the saving.
+    on_evaluate = on_epoch_end
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
