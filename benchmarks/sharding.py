@@ -24,8 +24,10 @@ def measure(*, layers: int) -> dict[str, Any]:
     for base in ("whole", "divided"):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         done = subprocess.run(
-            [*launcher, f"--nproc_per_node={PROCESSES}", "-m", "benchmarks.sharding"]
-            + [base, str(layers)],
+            [
+                *(*launcher, f"--nproc_per_node={PROCESSES}"),
+                *("-m", "benchmarks.sharding", base, str(layers)),
+            ],
             capture_output=True,
             text=True,
             check=True,

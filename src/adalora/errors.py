@@ -1,20 +1,53 @@
-"""The one exception that means "the user can mend this", and how programs show it."""
+"""The exceptions that programs tell in one sentence, and how they tell them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["UserError", "exit_with_message"]
+__all__ = ["Interrupted", "UserError", "exit_with_message", "leads"]
 
 
 class UserError(ValueError):
     """A mistake in a flag, a file or a value, told in one sentence.
 
     The message names the value, what was expected and what to do. Programs print it without a
-    traceback and exit with status 2.
+    traceback and exit with status 2. Values come from anywhere: what would break the line or move
+    the cursor is escaped, and what is too long for a sentence is cut in its middle.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
+
+
+def _one_line(text: str, most: int = 1200) -> str:
+    text = " ".join(text.splitlines())
+    if len(text) > most:
+        # What to do stands at the end.
+        text = f"{text[: most - 400]} ... {text[-390:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end; the message says where it stood and how to go on.
+
+    No ``Exception``, so that what libraries catch and tell as their own failure does not hold it.
+
+    Args:
+        signal_number: such as ``signal.SIGTERM``; the exit status is 128 more, as in a shell.
+        message: one sentence for the user.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def leads() -> bool:
+    """Whether this process speaks for its job: the only one, or the first as launchers count."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def exit_with_message(main: Callable[[], int | None]) -> int:
@@ -22,7 +55,8 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
 
     Returns:
         What ``main`` returned (None is 0); 2 after a ``UserError``, whose sentence goes to the
-        standard error stream, with the process's rank where there are several.
+        standard error stream, with the process's rank where there are several; 128 and the
+        signal's number after a signal, of which the first process tells.
     """
     try:
         return main() or 0
@@ -31,3 +65,7 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
         where = f" (process {os.environ.get('RANK', '0')})" if several else ""
         print(f"error{where}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        if leads():
+            print(str(stop) or "Interrupted.", file=sys.stderr)
+        return 128 + int(getattr(stop, "signal_number", signal.SIGINT))

@@ -31,6 +31,8 @@ from transformers import (
 from adalora import deberta
 from adalora.adapters.head import widen_head
 from adalora.errors import UserError
+from adalora.hub import limit_waiting
+from adalora.sizes import check_model_sizes
 
 __all__ = ["describe_task", "load_classifier", "load_config", "load_tokenizer", "longest_input"]
 
@@ -71,6 +73,7 @@ def load_config(
             token=token,
             trust_remote_code=trust_remote_code,
         )
+    check_model_sizes(config, name)
     return config
 
 
@@ -192,8 +195,11 @@ def load_tokenizer(
     use_fast: bool = True,
     revision: str = "main",
     token: bool | str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of ``tokenizer_name``, or of the model ``name``.
+
+    Its own code, if it brings some, is run with ``trust_remote_code`` alone, and nobody is asked.
 
     Raises:
         UserError: if it cannot be had.
@@ -202,7 +208,12 @@ def load_tokenizer(
     source = _resolve(wanted, one_of=("config.json", "tokenizer_config.json"))
     with _told_in_a_sentence(wanted, what="tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, cache_dir=cache_dir, use_fast=use_fast, revision=revision, token=token
+            source,
+            cache_dir=cache_dir,
+            use_fast=use_fast,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
         )
     # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
@@ -214,7 +225,11 @@ def load_tokenizer(
     if tokenizer.model_max_length > _NO_LIMIT:
         with _told_in_a_sentence(name), _quiet():
             config = AutoConfig.from_pretrained(
-                _resolve(name), cache_dir=cache_dir, revision=revision, token=token
+                _resolve(name),
+                cache_dir=cache_dir,
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
             )
         tokenizer.model_max_length = longest_input(config)
     return tokenizer
@@ -287,7 +302,8 @@ def _resolve(name: str, one_of: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
-    """Turn what the libraries raise into one sentence about ``name``."""
+    """Turn what the libraries raise into one sentence about ``name``; wait for none for ever."""
+    limit_waiting()
     try:
         yield
     except (UserError, MemoryError):
@@ -338,12 +354,15 @@ def _hub_reason(error: BaseException | None) -> str | None:
             return "the hub has none of that name, or it is private; check it, or 'hf auth login'"
         if isinstance(error, hub_errors.HFValidationError):
             return "that is no hub id, which reads owner/model"
-        if isinstance(error, hub_errors.LocalEntryNotFoundError | ConnectionError):
+        # The client's own errors: httpx, which recent releases carry under another name.
+        broke_off = type(error).__module__.startswith("httpx")
+        if broke_off or isinstance(error, hub_errors.LocalEntryNotFoundError | ConnectionError):
             if hub.HF_HUB_OFFLINE:
                 return "the hub is switched off (HF_HUB_OFFLINE) and the cache lacks it"
             return (
-                "the hub cannot be reached and the cache lacks it; fill the cache where there is "
-                "a network, and HF_HUB_OFFLINE=1 then asks it alone"
+                "the hub cannot be reached or does not answer as it should, and the cache lacks "
+                "it; fill the cache where there is a network, and HF_HUB_OFFLINE=1 then asks it "
+                "alone"
             )
         error = error.__cause__ or error.__context__
     return None

@@ -61,5 +61,7 @@ def check_inside(file: Any) -> None:
     Links are followed: the hub's cache is made of them.
     """
     path = PurePosixPath(str(file))
+    if any(len(part.encode(errors="replace")) > 255 for part in path.parts):
+        raise UserError(f"it names a file of {len(str(file))} characters, which no folder can hold")
     if path.is_absolute() or {"..", "."} & set(str(file).split("/")) or re.search(r"[\\:\0]", file):
         raise UserError(f"it names the file {file!r}, which is outside its folder")

@@ -70,7 +70,9 @@ def load_state(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = json.loads(file.metadata()[_NUMBERS])
             for name in file.keys():  # noqa: SIM118 - safe_open is no dict
                 _put(state, name.split("/"), file.get_tensor(name))
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged and cannot be read: {error}") from error
+    except RecursionError as error:
         raise UserError(f"{path} is damaged and cannot be read: {error}") from error
     return state
 

@@ -44,6 +44,8 @@ FORMAT_VERSION = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
 # Hidden, so that neither a listing nor the Trainer's `checkpoint-*` takes one for a checkpoint.
 _PARTIAL, _REMOVED = ".partial", ".removed"
+# JSON nested too deeply, and infinity where a whole number belongs.
+_TOO_MUCH = (RecursionError, OverflowError)
 
 
 class DamagedCheckpointError(UserError):
@@ -193,7 +195,7 @@ def read_manifest(folder: Path) -> Manifest:
                 for name, entry in content["files"].items()
             }
             manifest = Manifest(int(content["step"]), dict(content["settings"]), files, version)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, *_TOO_MUCH) as error:
         raise DamagedCheckpointError(f"{path} is damaged and cannot be read: {error!r}.") from error
     if version > FORMAT_VERSION:
         raise UserError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,37 @@ Columns = tuple[str, str | None]
 
 def _read_separated(separator: str) -> Callable[[Path], pd.DataFrame]:
     def read(path: Path) -> pd.DataFrame:
-        # Every cell is text first: pandas would turn "None", "NA" and "1" into something else.
-        return pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        _check_rows(path, separator)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Every cell is text first: pandas would turn "None", "NA" and "1" into something else.
+            return pd.read_csv(
+                path,
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
 
     return read
+
+
+def _check_rows(path: Path, separator: str) -> None:
+    """Refuse what pandas would mend: it renames columns of one name, moves or cuts long rows."""
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, delimiter=separator)
+        header = next(reader, [])
+        twice = [name for name, count in Counter(header).items() if count > 1]
+        if twice:
+            raise UserError(f"{path} has two columns {twice[0]!r}; give each a name of its own.")
+        for row in reader:
+            if len(row) > len(header):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(row)} columns, where the header has "
+                    f"{len(header)}; put a text that holds {separator!r} in double quotes."
+                )
 
 
 def _read_json(path: Path) -> pd.DataFrame:
@@ -46,14 +75,17 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
             if line.strip():
                 try:
                     rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({error}).") from error
     return _frame(rows)
 
 
 def _frame(values: Any) -> pd.DataFrame:
     if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
         raise ValueError("expected a list of objects, one per example")
+    for number, row in enumerate(values, start=1):
+        if any(isinstance(value, str) and not _is_unicode(value) for value in row.values()):
+            raise ValueError(f"example {number} holds half of a surrogate pair, which is no text")
     return pd.DataFrame.from_records(values) if values else pd.DataFrame()
 
 
@@ -134,7 +166,7 @@ def texts(frame: pd.DataFrame, column: str, path: Path) -> list[str]:
     for number, value in enumerate(values, start=1):
         if not isinstance(value, str):
             raise UserError(
-                f"{path}, example {number}: {column!r} is {value!r} where a text is expected."
+                f"{path}, example {number}: {column!r} is {value!r:.60} where a text is expected."
             )
     return values
 
@@ -153,20 +185,39 @@ def labels(frame: pd.DataFrame, path: Path) -> list[Any]:
     for number, value in enumerate(values, start=1):
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         if missing or not isinstance(value, str | int | float) or value == "":
-            raise UserError(f"{path}, example {number}: the label is missing ({value!r}).")
+            raise UserError(f"{path}, example {number}: the label is missing ({value!r:.60}).")
+        if isinstance(value, float) and math.isinf(value):
+            raise UserError(f"{path}, example {number}: the label is {value}, which is no number.")
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise UserError(f"{path}, example {number}: the label {value!s:.40} is too large.")
     if all(isinstance(value, str) for value in values):
-        values = _as_numbers(values)
+        values = _as_numbers(values, path)
     return [str(value) if isinstance(value, bool) else value for value in values]
 
 
-def _as_numbers(values: Sequence[str]) -> list[Any]:
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_numbers(values: Sequence[str], path: Path) -> list[Any]:
     for kind in (int, float):
         try:
             numbers = [kind(value) for value in values]
         except ValueError:
             continue
-        if all(math.isfinite(number) for number in numbers):
+        finite = [math.isfinite(number) for number in numbers]
+        if all(finite):
             return numbers
+        if any(finite):
+            bad = finite.index(False)
+            raise UserError(
+                f"{path}, example {bad + 1}: the label is {values[bad]!r:.60} among numbers; every "
+                "label must be a number then."
+            )
     return list(values)
 
 

@@ -16,6 +16,7 @@ from adalora.glue import files
 from adalora.glue.metrics import compute_glue_metrics, main_metric_of
 from adalora.glue.tasks import MINI_PREFIX, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
+from adalora.hub import limit_waiting
 
 __all__ = ["DataSource", "TaskData", "class_indices", "load_data"]
 
@@ -201,11 +202,16 @@ def _from_hub(task: Task, source: DataSource) -> TaskData:
         "Without a network there are three ways: --data_dir with the official GLUE files, your own "
         f"--train_file and --validation_file, or the built-in --task_name {MINI_PREFIX}{task.name}."
     )
+    limit_waiting()
     try:
         splits = load_dataset(HUB_NAME, task.name, cache_dir=source.cache_dir)
     except Exception as error:  # network, cache and file problems each raise their own
         switched_off = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
-        reason = "switched off and the data not cached" if switched_off else "out of reach"
+        reason = (
+            "switched off and the data not cached"
+            if switched_off
+            else "out of reach or out of order"
+        )
         raise UserError(
             f"The data of {task.name!r} is on the hub ({HUB_NAME}), which is {reason}. {ways}"
         ) from error

@@ -25,7 +25,7 @@ def write_predictions(
     predictions: Sequence[Any] | np.ndarray[Any, Any],
     labels: Sequence[str] | None,
 ) -> None:
-    """Write ``path`` whole or not at all.
+    """Write ``path`` whole or not at all, a line for each prediction whatever its label holds.
 
     Args:
         path: replaced if it exists.
@@ -34,7 +34,7 @@ def write_predictions(
     """
     lines = ["index\tprediction"]
     for index, value in enumerate(predictions):
-        answer = f"{float(value):3.3f}" if labels is None else labels[int(value)]
+        answer = f"{float(value):3.3f}" if labels is None else _in_a_cell(labels[int(value)])
         lines.append(f"{index}\t{answer}")
     _write_lines(path, lines)
 
@@ -64,5 +64,11 @@ def write_eval_predictions(
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     os.replace(temporary, path)
+
+
+def _in_a_cell(label: str) -> str:
+    """Without what would end the cell or the line; U+2028 and its like end neither."""
+    return label.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n")

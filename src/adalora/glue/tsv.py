@@ -119,7 +119,8 @@ def _label(columns: list[str], layout: Layout, task: Task, place: str) -> int | 
             raise UserError(f"{place}: the score {word!r} is not a number between 0 and 5.")
         return value
     if task.numeric_labels:
-        if word.isascii() and word.isdigit() and int(word) < len(task.labels):
+        # No class has a number of that many digits, and Python refuses to read thousands.
+        if word.isascii() and word.isdigit() and len(word) < 10 and int(word) < len(task.labels):
             return int(word)
         expected = ", ".join(str(index) for index in range(len(task.labels)))
     else:

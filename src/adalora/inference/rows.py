@@ -183,7 +183,7 @@ def _parsed(lines: Iterable[str], place: str) -> Iterator[Any]:
             number += 1
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{place}, row {number}: not JSON ({error}).") from error
 
 

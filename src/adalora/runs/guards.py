@@ -31,6 +31,7 @@ class Evidence:
         moved: whether any trained parameter outside the head differs from its start.
         update_is_zero: whether every adapted matrix computes what its base does.
         skipped_steps: steps whose gradients were missing or not finite.
+        steps_left_out: optimizer steps not made, because a gradient was not finite.
         steps: steps that ``skipped_steps`` are counted among.
     """
 
@@ -46,6 +47,7 @@ class Evidence:
     moved: bool = True
     update_is_zero: bool = False
     skipped_steps: int = 0
+    steps_left_out: int = 0
     steps: int = 0
 
 
@@ -122,7 +124,13 @@ def _no_better_than_majority(evidence: Evidence) -> Iterator[RunWarning]:
 
 
 def _steps_skipped(evidence: Evidence) -> Iterator[RunWarning]:
-    if evidence.skipped_steps:
+    if evidence.steps_left_out:
+        yield {
+            "kind": "steps_skipped",
+            "message": f"{evidence.steps_left_out} steps were left out, because their gradient was "
+            "NaN or infinite.",
+        }
+    elif evidence.skipped_steps:
         yield {
             "kind": "steps_skipped",
             "message": f"In {evidence.skipped_steps} of {evidence.steps} steps a gradient was "

@@ -19,12 +19,14 @@ from adalora.training.build import (
 from adalora.training.callback import AdaLoraCallback
 from adalora.training.combinations import check_combination
 from adalora.training.course import course_settings
+from adalora.training.faults import told_in_a_sentence
 from adalora.training.folders import (
     clear_earlier_run,
     configure_logging,
     find_checkpoint,
     hold_folder,
 )
+from adalora.training.interruption import StopOnSignal
 from adalora.training.parser import RunArguments, parse_arguments
 from adalora.training.run import (
     Run,
@@ -49,6 +51,7 @@ __all__ = [
     "ModelArguments",
     "Run",
     "RunArguments",
+    "StopOnSignal",
     "TaskMetrics",
     "adapt",
     "build_adaptation",
@@ -69,4 +72,5 @@ __all__ = [
     "settings_of",
     "summary_writer",
     "tokenise",
+    "told_in_a_sentence",
 ]

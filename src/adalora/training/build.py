@@ -41,6 +41,7 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
         use_fast=arguments.use_fast_tokenizer,
         revision=arguments.model_revision,
         token=True if arguments.use_auth_token else None,
+        trust_remote_code=arguments.trust_remote_code,
     )
 
 

@@ -9,13 +9,14 @@ last step of an epoch misses what happens at its end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from adalora.training.nonfinite import BadSteps
 from adalora.training.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
             "last_logged_step": trainer._globalstep_last_logged,
             "penalty_sum": trainer.penalty.total,
             "penalty_count": trainer.penalty.count,
+            "bad_steps": asdict(trainer.bad_steps),
         }
 
     def resume(self, state: Mapping[str, Any] | None) -> None:
@@ -93,7 +95,9 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
             KeyError: if something is missing from ``state``.
         """
         if state is not None:
-            state = {name: state[name] for name in _REMEMBERED}
+            # Checkpoints of before they were counted have none.
+            bad = {"bad_steps": state.get("bad_steps", {})}
+            state = {name: state[name] for name in _REMEMBERED} | bad
             set_random_state(state["random_at_epoch_start"])
         self._stored = state
 
@@ -111,6 +115,7 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
         state.compute_steps(args, state.max_steps)
         state.best_model_checkpoint = best_checkpoint(state, Path(str(args.output_dir)))
         stored, trainer = self._stored, self._trainer
+        trainer.bad_steps = BadSteps()
         if stored is None:
             return
         trainer._tr_loss = stored["loss_sum"].to(trainer._tr_loss.device)
@@ -120,6 +125,7 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
         trainer.penalty = RunningMean(
             None if penalty is None else penalty.to(args.device), stored["penalty_count"]
         )
+        trainer.bad_steps = BadSteps(**stored["bad_steps"])
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -188,6 +188,7 @@ def _evidence(run: Run, scores: Mapping[str, SplitScores]) -> Evidence:
         triplets_wanted=0 if allocator is None else allocator.target_rank,
         moved=run.start is None or run.start != fingerprint(model),
         update_is_zero=_update_is_zero(model),
+        steps_left_out=run.trainer.bad_steps.total,
         skipped_steps=0 if allocator is None else allocator.skipped_steps,
         steps=0 if allocator is None else allocator.updates_due,
     )

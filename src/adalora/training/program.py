@@ -31,8 +31,9 @@ def run(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = at.parse_arguments(words, program=program)
-    with at.hold_folder(arguments.training):
-        train_and_evaluate(arguments, command=words, script=script, callbacks=callbacks)
+    stop, training = at.StopOnSignal(), arguments.training
+    with stop.heeded(), at.told_in_a_sentence(training), at.hold_folder(training):
+        train_and_evaluate(arguments, command=words, script=script, callbacks=[stop, *callbacks])
 
 
 def train_and_evaluate(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +38,10 @@ from adalora.checkpoints.snapshot import (
 )
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
+from adalora.training.clock import correct_durations
 from adalora.training.continuation import Continuation, RunningMean
 from adalora.training.course import course_of_trainer, differences
+from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer_state import advance_scheduler, load_optimizer, optimizer_state
 from adalora.training.peft_adalora import PeftAdaLora
 from adalora.training.randomness import random_state_kept
@@ -75,14 +78,23 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.adaptation = adaptation
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings or {})))
         self.penalty = RunningMean()
+        self.bad_steps = BadSteps()
+        self._started = {"train": 0.0, "eval": 0.0}
         self.continuation = Continuation(self)
         self._course_changed = False
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict; training goes on as if it had not been."""
+        self._started["eval"] = time.monotonic()
         with random_state_kept():
             return super().evaluation_loop(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Durations are those of a clock that nobody sets."""
+        for prefix, started in self._started.items():
+            correct_durations(logs, prefix, time.monotonic() - started)
+        super().log(logs, *args, **kwargs)
 
     # ---- writing checkpoints ----
 
@@ -214,6 +226,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         self.continuation.resume(None)
         self._course_changed = False
+        self._started["train"] = time.monotonic()
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _load_from_checkpoint(

@@ -254,7 +254,8 @@ class Run:
             metrics = dict(self.trainer.evaluate(eval_dataset=self.splits[split]))
             metrics["eval_samples"] = len(self.splits[split])
             self.metrics[split] = metrics
-            self.answers[split] = cast(TaskMetrics, self.trainer.compute_metrics).answers
+            answers = cast(TaskMetrics, self.trainer.compute_metrics).answers
+            self.answers[split] = cast(Answers, answers)
             if not self.is_main:
                 continue
             write_json(self.root / f"eval_results_{name}.json", metrics)

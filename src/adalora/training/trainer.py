@@ -28,6 +28,7 @@ from adalora.training.callback import (
 )
 from adalora.training.consistency import consistency_loss, mask_tokens
 from adalora.training.duration import TrainingTime
+from adalora.training.faults import batch_in_memory
 from adalora.training.launch import check_job
 from adalora.training.lora_plus import raise_learning_rate
 from adalora.training.peft_adalora import PeftAdaLora
@@ -169,7 +170,8 @@ class AdaLoraTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As the installed one, with the loss of this process's own rows where a batch is short."""
-        result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with batch_in_memory(inputs, training=False):
+            result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         remainder = self.accelerator.gradient_state.remainder
         share = None if result[0] is None else self._share(inputs, max(remainder, 0))
         if share is None:
@@ -237,7 +239,8 @@ class AdaLoraTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """One forward and backward pass; what is returned and logged is the task loss alone."""
-        total = super().training_step(model, inputs, num_items_in_batch)
+        with batch_in_memory(inputs, training=True):
+            total = super().training_step(model, inputs, num_items_in_batch)
         if self.penalty.count == 0 or self._task_loss is None:
             return total
         return self._task_loss.mean() / self.current_gradient_accumulation_steps
@@ -258,8 +261,21 @@ class AdaLoraTrainer(ResumableTrainer):
                 f"evaluation gives {known}; choose one of them."
             ) from error
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the gradients, None where the step is left out because it is not finite.
+
+        A gradient scaler leaves such steps out itself.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.scaler is not None:
+            return norm
+        step = self.state.global_step + 1
+        return None if self.bad_steps.leave_out(norm, model.parameters(), step=step) else norm
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the method's numbers to the Trainer's; the only place that waits for the device."""
+        if "loss" in logs and (left_out := self.bad_steps.take_unlogged()):
+            logs["steps_left_out"] = left_out
         if "loss" in logs and self.adaptation is not None:
             penalty = self.penalty.take()
             if penalty is not None:
