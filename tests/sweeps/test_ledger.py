@@ -130,7 +130,7 @@ def test_a_run_that_was_begun_with_other_flags_starts_afresh(noted: Path, make_c
 def test_one_sweep_at_a_time_works_in_a_folder(noted: Path) -> None:
     with (
         Ledger.opened(noted),
-        pytest.raises(UserError, match="--output .* is in use by process"),
+        pytest.raises(UserError, match=r"--output .* is in use by process"),
         Ledger.opened(noted),
     ):
         pass
@@ -138,10 +138,10 @@ def test_one_sweep_at_a_time_works_in_a_folder(noted: Path) -> None:
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"holds 'thesis\.tex' and is no sweep's folder"):
-        with Ledger.opened(tmp_path):
-            pass
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["thesis.tex"]
+    says = r"holds 'thesis\.tex' and is no sweep's folder"
+    with pytest.raises(UserError, match=says), Ledger.opened(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(("keep", "left"), [("all", [1, 2, 3]), ("best", [2]), ("none", [])])

@@ -117,7 +117,8 @@ def test_a_run_ends_by_itself_when_its_sweep_is_killed(tmp_path: Path) -> None:
     sweep = subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import sys, time; from pathlib import Path; from adalora.sweeps.job import Job, start\n"
+            "import sys, time; from pathlib import Path\n"
+            "from adalora.sweeps.job import Job, start\n"
             "words = '--model_name_or_path nano --task_name mini-rte --do_train'.split()\n"
             "process = start(Job('run', words, Path(sys.argv[1])))\n"
             "print(process.pid, flush=True); time.sleep(600)",

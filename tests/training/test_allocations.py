@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_at_most_two_hundred_are_kept_evenly_and_both_ends_with_them(total: int)
     assert len(steps) == len(set(steps)) <= MOST_ALLOCATIONS
     assert (steps[0], steps[-1]) == (0, total - 1)
     assert len(steps) >= min(total, MOST_ALLOCATIONS // 2)
-    gaps = {after - before for before, after in zip(steps[:-2], steps[1:-1], strict=True)}
+    gaps = {after - before for before, after in pairwise(steps[:-1])}
     assert len(gaps) <= 1
 
 
