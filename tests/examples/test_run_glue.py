@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from adalora.builtin import generate, write_tsv
 from adalora.checkpoints import load_artefact
+from adalora.runs import RunRecord
+from adalora.training import course_settings, parse_arguments
 from adalora.training.lock import locked_folder
+from adalora.training.outcome import given_flags
 
 Start = Any
 
@@ -37,6 +40,73 @@ def test_the_folder_of_a_run_holds_what_was_promised(trained: tuple[Path, str]) 
     assert {"adalora.json", "adapter.safetensors", "head.safetensors", "checkpoint-12"} <= model
     assert "tokenizer.json" in model
     assert "Traceback" not in (root / "log.txt").read_text()
+
+
+def test_the_record_of_a_run_agrees_with_its_other_files(
+    trained: tuple[Path, str], small: tuple[str, ...]
+) -> None:
+    root, printed = trained
+    record = RunRecord.read(root)
+    assert (record.method, record.task, record.seed) == ("AdaLoRA", "mini-mnli", 6)
+    assert tuple(record.command[: len(small)]) == small
+    assert record.rank_pattern == read(root / "rank_pattern.json")
+    assert (record.steps, record.init_rank, record.mask_events) == (12, 2, 6)
+    assert record.train_loss == read(root / "train_results.json")["train_loss"]
+    for split, name in {"matched": "mini-mnli", "mismatched": "mini-mnli-mm"}.items():
+        scores = record.scores[f"validation_{split}"]
+        results = read(root / f"eval_results_{name}.json")
+        assert scores["last"] == {"accuracy": results["eval_accuracy"]}
+        assert (scores["main"], scores["samples"]) == ("accuracy", 64)
+    counts = record.parameters
+    stored = load_file(root / "model" / "adapter.safetensors")
+    kept = sum(t.numel() for name, t in stored.items() if "ranknum" not in name)
+    assert counts["adapter_kept"] == kept < counts["adapter_initial"]
+    # Batches of eight sentence pairs, real tokens only.
+    assert record.tokens_per_second is not None
+    assert record.seconds is not None
+    tokens = record.tokens_per_second * record.seconds / (12 * 8)
+    assert 5 < tokens < 48
+    assert not set(record.flags) & {"output_dir", "run_name", "use_cpu", "report_to", "debug"}
+    for warning in record.warnings:
+        assert " ".join(warning["message"].split()[:4]) in " ".join(printed.split())
+
+
+def test_the_flags_of_a_record_make_the_run_again(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    root, _ = trained
+    record = RunRecord.read(root)
+    path = tmp_path / "again.json"
+    path.write_text(json.dumps(dict(record.flags)), encoding="utf-8")
+    again, first = parse_arguments([str(path)]), parse_arguments(list(record.command))
+    assert given_flags(again) == given_flags(first) == dict(record.flags)
+    assert course_settings(again) == course_settings(first)
+
+
+def test_every_answer_on_the_validation_sets_is_kept(trained: tuple[Path, str]) -> None:
+    root, _ = trained
+    for name in ("mini-mnli", "mini-mnli-mm"):
+        header, *lines = (root / f"eval_predictions_{name}.tsv").read_text().splitlines()
+        assert header == "index\tlabel\tprediction"
+        rows = [line.split("\t") for line in lines]
+        assert [int(row[0]) for row in rows] == list(range(64))
+        right = sum(row[1] == row[2] for row in rows) / 64
+        assert right == read(root / f"eval_results_{name}.json")["eval_accuracy"]
+
+
+def test_the_history_tells_the_course_of_the_ranks(trained: tuple[Path, str]) -> None:
+    root, _ = trained
+    history = read(root / "history.json")
+    assert [entry["step"] for entry in history["allocations"]] == [4, 6, 8, 9, 10, 11]
+    pattern = {k.removesuffix(".lora_E"): v for k, v in read(root / "rank_pattern.json").items()}
+    assert history["allocations"][-1]["ranks"] == pattern
+    assert [sum(one["ranks"].values()) for one in history["allocations"]] == [
+        entry["budget"] for entry in history["allocations"]
+    ]
+    assert {name: len(scores) for name, scores in history["importance"].items()} == dict.fromkeys(
+        pattern, 2
+    )
+    assert [entry["step"] for entry in history["log_history"] if "loss" in entry] == [4, 8, 12]
 
 
 def test_ranks_fall_to_the_target_and_the_artefact_holds_the_survivors(
