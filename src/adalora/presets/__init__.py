@@ -18,7 +18,16 @@ import yaml
 
 from adalora.errors import UserError
 
-__all__ = ["Preset", "Setting", "find_preset", "flags_beside", "methods", "preset_names", "tasks"]
+__all__ = [
+    "Preset",
+    "Setting",
+    "find_preset",
+    "flags_beside",
+    "methods",
+    "preset_names",
+    "tasks",
+    "untuned",
+]
 
 _HOME = Path(__file__).parent
 # In the order of the paper's table 1.
@@ -108,6 +117,32 @@ def flags_beside(preset: Preset, given: Sequence[str]) -> dict[str, Any]:
     return {
         flag: setting.value for flag, setting in preset.settings.items() if flag not in displaced
     }
+
+
+def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
+    """What AdaLoRA runs with where the user says nothing, by flag; empty without AdaLoRA.
+
+    One rank alone decides the other: a run ends with half the rank that it starts with.
+
+    Args:
+        given: flags of the user's and their values, None for a flag without one.
+    """
+    asked = str(given.get("apply_adalora", given.get("apply_rankselector", False))).lower()
+    if asked in ("false", "no", "0") or given.get("lora_type", "svd") != "svd":
+        return {}
+    if "preset" in given:
+        return {}  # a preset is whole, and is to run as its source says
+    settings = dict(_settings(_read("untuned.yaml")["flags"]))
+    displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
+    found = {flag: setting.value for flag, setting in settings.items() if flag not in displaced}
+    start, end = str(given.get("lora_r")), str(given.get("target_rank"))
+    if "target_total_rank" in given or start.isdigit():
+        found.pop("target_rank", None)
+    if "target_total_rank" not in given and "target_rank" not in given and start.isdigit():
+        found["target_rank"] = max(int(start) // 2, 1)
+    if "lora_r" not in given and end.isdigit():
+        found["lora_r"] = max(2 * int(end), 1)
+    return found
 
 
 def _settings(blocks: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Setting]]:

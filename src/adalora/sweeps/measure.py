@@ -101,7 +101,8 @@ def _evaluations_on_the_way(args: TrainingArguments, steps: int) -> int:
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
     if strategy == "epoch":
         return max(int(args.num_train_epochs), 1)
-    return int(steps // args.eval_steps) if strategy == "steps" and args.eval_steps >= 1 else 0
+    interval = int(args.eval_steps or 0)
+    return steps // interval if strategy == "steps" and interval >= 1 else 0
 
 
 def _now() -> float:

@@ -19,7 +19,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from adalora.errors import UserError
-from adalora.presets import find_preset, flags_beside
+from adalora.presets import find_preset, flags_beside, untuned
 from adalora.training.arguments import (
     AdaLoraTrainingArguments,
     DataArguments,
@@ -100,7 +100,9 @@ def parse_arguments(
         return RunArguments(*_parse_file(parser, Path(arguments[0])))
     _refuse_retired(arguments)
     parsed = parser.parse_args_into_dataclasses(
-        args=_with_preset(arguments), return_remaining_strings=True, look_for_args_file=False
+        args=_with_untuned(_with_preset(arguments)),
+        return_remaining_strings=True,
+        look_for_args_file=False,
     )
     *dataclasses, remaining = parsed
     if remaining:
@@ -121,6 +123,8 @@ def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
         values = reader(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("preset") is not None:
             values = flags_beside(find_preset(str(values["preset"])), list(values)) | values
+        if isinstance(values, dict) and "apply_adalora" in values:
+            values = untuned({name: str(value) for name, value in values.items()}) | values
         return tuple(parser.parse_dict(values))
     except UserError:
         raise
@@ -147,6 +151,25 @@ def _with_preset(arguments: list[str]) -> list[str]:
     for flag, value in flags_beside(find_preset(name), given).items():
         expanded += [f"--{flag}", str(value)]
     return [*expanded, *arguments]
+
+
+def _with_untuned(arguments: list[str]) -> list[str]:
+    """The command line with what AdaLoRA runs with untuned before it, so that its own count."""
+    expanded = []
+    for flag, value in untuned(_values(arguments)).items():
+        expanded += [f"--{flag}", str(value)]
+    return [*expanded, *arguments]
+
+
+def _values(arguments: Sequence[str]) -> dict[str, str | None]:
+    """Flag -> its value on a command line, the last where it stands twice."""
+    found: dict[str, str | None] = {}
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            after = None if following.startswith("--") else following
+            found[name.replace("-", "_")] = value if equals else after
+    return found
 
 
 def _refuse_retired(arguments: Sequence[str]) -> None:
