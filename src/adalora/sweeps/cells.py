@@ -77,21 +77,20 @@ class Cell:
 
 
 def cells_of(spec: Spec) -> list[Cell]:
-    """Every cell of ``spec`` that is not excluded; seeds innermost, so that settings stay together.
+    """Every cell of ``spec`` that is not excluded; seeds outermost, so a table is soon whole.
 
     Later flags win: base, task, method, budget, overrides, grid, seed. A flag that is null
     is not given.
     """
     cells = []
     names = list(spec.grid)
-    for task, method in itertools.product(spec.tasks, spec.methods):
+    for seed, task, method in itertools.product(spec.seeds, spec.tasks, spec.methods):
         for budget in _budgets(spec, method):
             for values in itertools.product(*spec.grid.values()):
                 grid = dict(zip(names, values, strict=True))
-                for seed in spec.seeds:
-                    axes = {"task": task, "method": method, "budget": budget, "seed": seed, **grid}
-                    if not any(selects(one, axes) for one in spec.exclude):
-                        cells.append(Cell(_id(axes), axes, _flags(spec, axes, grid)))
+                axes = {"task": task, "method": method, "budget": budget, "seed": seed, **grid}
+                if not any(selects(one, axes) for one in spec.exclude):
+                    cells.append(Cell(_id(axes), axes, _flags(spec, axes, grid)))
     return cells
 
 

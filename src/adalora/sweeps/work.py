@@ -52,13 +52,10 @@ def run_cells(
     by_id, waiting, running = {cell.id: cell for cell in todo}, list(todo), 0
 
     def end(cell: Cell, outcome: RunRecord | str) -> None:
-        failed = isinstance(outcome, str)
-        result = Result(
-            cell.id,
-            cell.axes,
-            record=None if failed else outcome,
-            error=outcome if failed else None,
-        )
+        if isinstance(outcome, str):
+            result = Result(cell.id, cell.axes, error=outcome)
+        else:
+            result = Result(cell.id, cell.axes, record=outcome)
         ledger.add(result)
         tidy(ledger, cells, keep)
         events.ended(cell, result)
