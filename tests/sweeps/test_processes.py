@@ -167,9 +167,14 @@ def test_an_error_is_the_programs_own_sentence_or_its_last_lines(tmp_path: Path)
     assert "no output" in error_of(tmp_path / "absent", 1)
 
 
-def test_as_many_fit_as_there_are_cores_unless_asked_otherwise() -> None:
+def test_as_many_fit_as_there_are_cores_unless_asked_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     room = room_here(None)
     assert room.slots >= 1
     assert room.slots * room.threads <= (os.cpu_count() or 1) or room.threads == 1 or room.gpus
     assert room_here(3).slots == 3
     assert room_here(2, 5).threads == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert (room_here(2).threads, room_here(2, 5).threads) == (7, 5)

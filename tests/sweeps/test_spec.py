@@ -30,13 +30,13 @@ def flags_of(text: str, **axes: object) -> dict[str, object]:
     return dict(cell.flags)
 
 
-def test_cells_are_all_combinations_with_seeds_innermost() -> None:
+def test_cells_are_all_combinations_with_seeds_outermost() -> None:
     cells = cells_of(spec(SMALL + "seeds: [3, 1]"))
     assert [cell.id for cell in cells] == [
         f"{task}_{method}_seed{seed}"
+        for seed in (3, 1)
         for task in ("cola", "rte")
         for method in ("lora", "full")
-        for seed in (3, 1)
     ]
     assert cells[0].axes == {"task": "cola", "method": "lora", "budget": None, "seed": 3}
     assert cells[0].flags["task_name"] == "cola"

@@ -73,7 +73,9 @@ def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--jobs", type=positive, help="runs at a time (default: as many as fit the machine)"
     )
     parser.add_argument(
-        "--threads", type=positive, help="threads of each run (default: the cores, shared out)"
+        "--threads",
+        type=positive,
+        help="threads of each run (default: OMP_NUM_THREADS, or the cores, shared out)",
     )
     parser.add_argument(
         "--keep",

@@ -110,7 +110,7 @@ def _without_checkpoints(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def _ray() -> Any:
     try:
-        import ray
+        import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise UserError(
             "--executor ray needs the package ray: pip install 'adalora[sweep]'."

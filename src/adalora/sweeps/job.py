@@ -81,14 +81,9 @@ def command_of(job: Job) -> list[str]:
 
 
 def environment_of(job: Job) -> dict[str, str]:
-    """This process's environment, with the threads of the job where none were asked for."""
-    threads = str(job.threads)
-    own = {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return {**own, **os.environ, **job.environment}
+    """This process's environment, with what the job has of its own."""
+    own = {"TOKENIZERS_PARALLELISM": "false", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    return {**own, **job.environment}
 
 
 def prepare(folder: Path) -> None:

@@ -32,14 +32,16 @@ def room_here(jobs: int | None, threads: int | None = None) -> Room:
 
     Args:
         jobs: as many as the user asks for; None for as many as fit.
-        threads: likewise, of each run; None shares the cores out.
+        threads: likewise, of each run; None takes OMP_NUM_THREADS, or shares the cores out.
     """
     import psutil  # type: ignore[import-untyped]
 
     gpus, cores = _gpus(), usable_cores()
     in_memory = int(psutil.virtual_memory().available // _RUN_BYTES)
     slots = jobs or len(gpus) or max(min(cores, in_memory), 1)
-    return Room(slots, threads or max(cores // slots, 1), gpus)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(asked) if asked.isdigit() else 0) or max(cores // slots, 1)
+    return Room(slots, threads, gpus)
 
 
 def _gpus() -> list[str]:

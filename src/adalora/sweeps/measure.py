@@ -101,8 +101,10 @@ def _evaluations_on_the_way(args: TrainingArguments, steps: int) -> int:
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
     if strategy == "epoch":
         return max(int(args.num_train_epochs), 1)
-    interval = int(args.eval_steps or 0)
-    return steps // interval if strategy == "steps" and interval >= 1 else 0
+    # Below 1 it is a fraction of the run.
+    every = float(args.eval_steps or 0)
+    every *= steps if every < 1 else 1
+    return int(steps / every) if strategy == "steps" and every else 0
 
 
 def _now() -> float:

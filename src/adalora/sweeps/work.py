@@ -53,9 +53,9 @@ def run_cells(
 
     def end(cell: Cell, outcome: RunRecord | str) -> None:
         if isinstance(outcome, str):
-            result = Result(cell.id, cell.axes, record=None, error=outcome)
+            result = Result(cell.id, cell.axes, error=outcome)
         else:
-            result = Result(cell.id, cell.axes, record=outcome, error=None)
+            result = Result(cell.id, cell.axes, record=outcome)
         ledger.add(result)
         tidy(ledger, cells, keep)
         events.ended(cell, result)
