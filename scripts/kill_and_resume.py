@@ -15,29 +15,18 @@ Prints a table; the exit status is 1 if anything differs or a kill missed its ru
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import json
-import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+from killable_run import KillableRun, differences
 from rich.console import Console
 from rich.table import Table
 
-from adalora.checkpoints.snapshot import snapshots, verify
-
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = PROJECT_ROOT / "examples" / "text-classification" / "run_glue.py"
 STEPS, INIT_WARMUP, FINAL_WARMUP, MASK_INTERVAL, SAVE_STEPS = 24, 5, 8, 2, 3
 FLAGS = (
     "--model_name_or_path nano --task_name mini-rte --do_train --do_eval "
@@ -57,7 +46,6 @@ VARIANTS: dict[str, tuple[int, str]] = {
     "accumulation": (1, "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
     "two-processes": (2, "--per_device_train_batch_size 4"),
 }
-PATIENCE = 300  # seconds that one start may take
 
 
 @dataclass(frozen=True)
@@ -69,88 +57,6 @@ class Kill:
     phase: str
     resumes_from: int
     left_half_written: bool
-
-
-class Run:
-    """One run in its own folder, started as often as it takes."""
-
-    def __init__(self, folder: Path, variant: str) -> None:
-        self.folder = folder
-        self.processes, flags = VARIANTS[variant]
-        self.flags = [*FLAGS, *flags.split(), "--root_output_dir", str(folder)]
-        self.model = folder / "model"
-        self.output = folder.with_suffix(".out")
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the program, alone or through torchrun."""
-        command = [sys.executable]
-        if self.processes > 1:
-            command += ["-m", "torch.distributed.run", f"--nproc_per_node={self.processes}"]
-            command += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        with self.output.open("wb") as output:
-            return subprocess.Popen(
-                [*command, str(PROGRAM), *self.flags],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-
-    def finish(self) -> None:
-        """Start the run and let it come to its end."""
-        status = self.start().wait(timeout=PATIENCE)
-        if status:
-            raise SystemExit(f"{self.folder} ended with status {status}:\n{self.tail()}")
-
-    def kill_when(self, reached: Callable[[], bool], delay: float) -> bool:
-        """Start the run; kill all of it ``delay`` seconds after ``reached``; False if too late."""
-        process = self.start()
-        deadline = time.monotonic() + PATIENCE
-        while not reached():
-            if process.poll() is not None:
-                if process.returncode:
-                    raise SystemExit(f"{self.folder} failed by itself:\n{self.tail()}")
-                return False
-            if time.monotonic() > deadline:
-                process.kill()
-                raise SystemExit(f"{self.folder} did not get there:\n{self.tail()}")
-            time.sleep(0.001)
-        time.sleep(delay)
-        # torchrun's workers are sessions of their own, and would outlive it.
-        victims = [] if process.poll() is not None else psutil.Process(process.pid).children(True)
-        for victim in (*victims, process):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
-        psutil.wait_procs(victims, timeout=30)
-        return process.wait() < 0
-
-    def tail(self) -> str:
-        """What it printed last."""
-        return self.output.read_text(errors="replace")[-3000:]
-
-    def steps_logged(self) -> int:
-        """Optimizer steps since this start, as the program has printed them."""
-        return self.output.read_text(errors="replace").count("{'loss'")
-
-    def half_written(self) -> bool:
-        """Whether a checkpoint lies there that was not finished."""
-        return any(self.model.glob(".checkpoint-*.partial"))
-
-    def checkpoint(self) -> int:
-        """Step of the last checkpoint; every one that has its name must be whole."""
-        found = [verify(path).step for path in snapshots(self.model)]
-        return found[-1] if found else 0
-
-
-def free_port() -> str:
-    """A port for the processes to meet at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
 
 
 def phase_of(step: int) -> str:
@@ -166,7 +72,7 @@ def phase_of(step: int) -> str:
     return "after a mask event" if (step - 1) % MASK_INTERVAL == 0 else "between mask events"
 
 
-def kill_once(run: Run, dice: random.Random, remaining: int) -> Kill | None:
+def kill_once(run: KillableRun, dice: random.Random, remaining: int) -> Kill | None:
     """Start the run, kill it somewhere further on, and say where; None if it had ended before."""
     position = run.checkpoint()
     ahead = dice.randint(1, max(1, 2 * (STEPS - position) // (remaining + 1)))
@@ -191,30 +97,14 @@ def kill_once(run: Run, dice: random.Random, remaining: int) -> Kill | None:
     return Kill(planned, step, phase_of(step), run.checkpoint(), run.half_written())
 
 
-def evidence(run: Run) -> dict[str, Any]:
-    """All that must be the same: digests of tensors by file, ranks, scores, the log of losses."""
-    last = snapshots(run.model)[-1]
-    found: dict[str, Any] = {
-        f"{last.name}/{name}": digest
-        for name, (_, digest) in verify(last).files.items()
-        if name.endswith(".safetensors")
-    }
-    for name in ("adapter.safetensors", "head.safetensors"):
-        found[name] = (run.model / name).read_bytes()
-    found["rank_pattern.json"] = json.loads((run.folder / "rank_pattern.json").read_text())
-    state = json.loads((run.model / "trainer_state.json").read_text())
-    timed = ("runtime", "per_second")
-    found["log"] = [
-        {key: value for key, value in entry.items() if not key.endswith(timed)}
-        for entry in state["log_history"]
-    ]
-    return found
-
-
 def try_variant(variant: str, folder: Path, kills: int, dice: random.Random) -> Any:
     """Kills that landed, and the names of what differs at the end."""
     folder.mkdir(parents=True)
-    whole, killed = Run(folder / "whole", variant), Run(folder / "killed", variant)
+    processes, own = VARIANTS[variant]
+    whole, killed = (
+        KillableRun(folder / name, [*FLAGS, *own.split()], processes=processes)
+        for name in ("whole", "killed")
+    )
     whole.finish()
     landed = []
     for number in range(kills):
@@ -223,10 +113,7 @@ def try_variant(variant: str, folder: Path, kills: int, dice: random.Random) -> 
             break
         landed.append(kill)
     killed.finish()
-    mine, theirs = evidence(whole), evidence(killed)
-    return landed, sorted(
-        name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
-    )
+    return landed, differences(whole, killed)
 
 
 def main() -> int:

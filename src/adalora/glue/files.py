@@ -44,7 +44,7 @@ def _read_separated(separator: str) -> Callable[[Path], pd.DataFrame]:
 
 
 def _check_rows(path: Path, separator: str) -> None:
-    """Refuse what pandas would mend: it renames columns of one name, moves or cuts long rows."""
+    """Refuse what pandas would mend: it renames a second column of a name, and cuts long rows."""
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, delimiter=separator)

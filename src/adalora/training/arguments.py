@@ -21,7 +21,7 @@ from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
-from adalora.sizes import BELOW_ONE, check_numbers
+from adalora.sizes import check_numbers
 from adalora.training.launch import (
     ADVICE,
     asks_for_fsdp,
@@ -29,6 +29,7 @@ from adalora.training.launch import (
     check_job,
     refused_sharding,
 )
+from adalora.training.ranges import DATA_RANGES, METHOD_RANGES, TRAINING_RANGES
 from loralib import ALLOCATIONS, SCORES
 
 __all__ = [
@@ -46,42 +47,6 @@ BASE_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
-}
-
-
-_METHOD_RANGES = {
-    "lora_r": (1, 100_000),
-    "lora_alpha": (-1e9, 1e9),
-    "adapter_size": (1, 100_000),
-    "target_total_rank": (0, 1e9),
-    "init_warmup": (0, 1e9),
-    "final_warmup": (0, 1e9),
-    "mask_interval": (1, 1e9),
-    "beta1": (1e-9, BELOW_ONE),
-    "beta2": (1e-9, BELOW_ONE),
-    "reg_orth_coef": (0, 1e9),
-    "reg_loss_wgt": (0, 1e9),
-}
-_TRAINING_RANGES = {
-    "learning_rate": (0, 1e6),
-    "weight_decay": (0, 1e6),
-    "num_train_epochs": (0, 1e6),
-    "max_steps": (-1, 1e9),
-    "seed": (0, 2**32 - 1),
-    "data_seed": (0, 2**32 - 1),
-    "per_device_train_batch_size": (1, 1e6),
-    "per_device_eval_batch_size": (1, 1e6),
-    "gradient_accumulation_steps": (1, 1e6),
-    "max_grad_norm": (0, 1e9),
-    "adam_beta1": (0, BELOW_ONE),
-    "adam_beta2": (0, BELOW_ONE),
-    "adam_epsilon": (0, 1),
-    "label_smoothing_factor": (0, BELOW_ONE),
-    "neftune_noise_alpha": (0, 1e9),
-    "save_steps": (0, 1e9),
-    "eval_steps": (0, 1e9),
-    "dataloader_num_workers": (0, 1_000),
-    "ddp_timeout": (1, 1e9),
 }
 
 
@@ -366,7 +331,7 @@ class MethodArguments:
         ):
             if not 0 <= value < 1:
                 raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.")
-        check_numbers(self, _METHOD_RANGES)
+        check_numbers(self, METHOD_RANGES)
 
     def _check_variants(self) -> None:
         """Variants of the allocation, which do nothing where nothing is allocated."""
@@ -492,7 +457,7 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.max_seq_length < 4:
             raise UserError(f"--max_seq_length is {self.max_seq_length}; it must be at least 4.")
-        check_numbers(self, {"max_seq_length": (4, 10_000_000)})
+        check_numbers(self, DATA_RANGES)
         for name in ("max_train_samples", "max_val_samples", "max_test_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -732,7 +697,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                 f"--num_train_epochs is {self.num_train_epochs}; it must be above 0 "
                 "where --max_steps is not given."
             )
-        check_numbers(self, _TRAINING_RANGES)
+        check_numbers(self, TRAINING_RANGES)
 
     @property
     def uses_tensorboard(self) -> bool:

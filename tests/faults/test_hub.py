@@ -1,0 +1,129 @@
+"""A hub that is slow, wrong, broken or silent: a real server on this machine in its place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+CONFIG = b'{"model_type": "bert", "hidden_size": 8}'
+#: Owner of the repository that is asked for -> how the server behaves.
+PROGRAM = """
+import sys, time
+import adalora.hub
+from huggingface_hub.utils import close_session
+from adalora.errors import UserError
+from adalora.glue import DataSource, load_data
+from adalora.pretrained import load_classifier, load_tokenizer
+
+adalora.hub._SECONDS = 1.0
+for way in ("silent", "broken", "garbage", "cut", "page", "gone"):
+    for what, ask in (
+        ("model", lambda: load_classifier(f"{way}/model", num_labels=2)),
+        ("tokenizer", lambda: load_tokenizer(f"{way}/model")),
+    ):
+        started = time.monotonic()
+        try:
+            ask()
+        except UserError as error:
+            print(way, what, round(time.monotonic() - started, 1), error, sep="|")
+    close_session()
+load_data.__globals__["HUB_NAME"] = "silent/glue"
+started = time.monotonic()
+try:
+    load_data(DataSource(task_name="rte"))
+except UserError as error:
+    print("silent", "data", round(time.monotonic() - started, 1), error, sep="|")
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Misbehaves in the way that the owner of the repository asked for is named after."""
+
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        way = next((w for w in WAYS if f"/{w}/" in self.path), "gone")
+        getattr(self, way)()
+
+    do_HEAD = do_GET
+
+    def silent(self) -> None:
+        self.over.wait(60)
+        self.close_connection = True
+
+    def broken(self) -> None:
+        self.answer(500, b"")
+
+    def gone(self) -> None:
+        self.close_connection = True
+
+    def garbage(self) -> None:
+        self.answer(200, os.urandom(300))
+
+    def page(self) -> None:
+        self.answer(200, b"<html>Log in to the hotel's network</html>", of_the_hub=False)
+
+    def cut(self) -> None:
+        self.answer(200, CONFIG, said=10 * len(CONFIG))
+        self.close_connection = True
+
+    def answer(
+        self, status: int, body: bytes, *, of_the_hub: bool = True, said: int | None = None
+    ) -> None:
+        self.send_response(status)
+        if of_the_hub:
+            self.send_header("ETag", '"abc"')
+            self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("Content-Length", str(said or len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on the terminal."""
+
+
+WAYS = ("silent", "broken", "garbage", "cut", "page")
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    Hub.over.set()
+    server.shutdown()
+
+
+def test_however_the_hub_misbehaves_one_sentence_comes_in_bounded_time(
+    hub: str,
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    done = run_python(
+        PROGRAM,
+        HF_ENDPOINT=hub,
+        HF_HOME=str(tmp_path),
+        HF_HUB_OFFLINE="0",
+        # Ten seconds each, if nothing is said.
+        HF_HUB_DOWNLOAD_TIMEOUT="1",
+        HF_HUB_ETAG_TIMEOUT="1",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {tuple(line.split("|")[:2]): line.split("|")[2:] for line in done.stdout.splitlines()}
+    assert len(told) == 13, done.stdout
+    for (way, what), (seconds, sentence) in told.items():
+        assert float(seconds) < 15, (way, what, seconds)
+        if what == "data":
+            assert "out of reach or out of order" in sentence
+        elif way == "garbage":
+            assert "not a valid JSON file" in sentence
+        else:
+            assert "the hub cannot be reached or does not answer as it should" in sentence, way

@@ -1,0 +1,112 @@
+"""Every reader against damaged files: read, or refused in a sentence; scripts/fuzz_readers.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adalora.checkpoints.description import Description
+from adalora.checkpoints.files import read_json
+from adalora.errors import UserError
+from adalora.glue import DataSource, load_data
+from adalora.inference.rows import Columns, read_rows
+
+NAMES = (
+    *("tsv", "training table", "rows to predict", "artefact", "checkpoint", "torch.save file"),
+    *("PEFT adapter", "base model", "file of flags"),
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files_are_read_or_refused_in_a_sentence(
+    fuzz_readers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fuzzer = fuzz_readers.Fuzzer(name, tmp_path, seed=6)
+    for _ in range(10 if name in ("artefact", "base model") else 40):
+        fuzzer.try_one()
+    assert fuzzer.sound_or_told, (fuzzer.tally.outcomes, fuzzer.tally.crashes)
+    assert fuzzer.tally.outcomes["refused"] > 0
+
+
+def test_the_script_fuzzes_every_reader_that_is_tested(fuzz_readers: Any) -> None:
+    assert tuple(fuzz_readers.READERS) == NAMES
+
+
+SMALL = settings(max_examples=40, deadline=None, derandomize=True)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+ENDINGS = st.sampled_from(("csv", "tsv", "json", "jsonl", "parquet"))
+
+
+@given(content=st.binary(max_size=200), ending=ENDINGS)
+@SMALL
+def test_any_bytes_are_a_table_or_a_sentence_with_the_files_name(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / f"t.{ending}"
+    path.write_bytes(b"text,label\n" + content if ending == "csv" else content)
+    try:
+        data = load_data(DataSource(train_file=str(path), need=()))
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(isinstance(text, str) for text in data.splits["train"][data.sentence1_key])
+    with path.open("rb") as stream:
+        try:
+            columns = Columns((), (), count=1)
+            rows = list(read_rows(stream, place=str(path), form=ending, columns=columns))
+        except UserError as error:
+            assert str(path) in str(error)
+        else:
+            assert all(isinstance(text, str) for row in rows for text in row.texts)
+
+
+@given(rows=st.lists(st.dictionaries(st.sampled_from(("text", "label", "x")), JSON), max_size=4))
+@SMALL
+def test_any_objects_are_a_table_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    path = tmp_path_factory.mktemp("objects") / "t.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        data = load_data(DataSource(train_file=str(path), need=()))
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(data.splits["train"]) == len(rows)
+
+
+@pytest.fixture(scope="module")
+def description(fuzz_readers: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a real artefact says of itself."""
+    folder = tmp_path_factory.mktemp("artefact") / "model"
+    fuzz_readers._artefact(folder)
+    return read_json(folder / "adalora.json")
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_value_in_a_description_is_believed_or_refused(
+    description: dict[str, Any], data: st.DataObject
+) -> None:
+    changed = json.loads(json.dumps(description))
+    place, name = changed, data.draw(st.sampled_from(sorted(changed)))
+    if isinstance(place[name], dict) and place[name] and data.draw(st.booleans()):
+        place = place[name]
+        name = data.draw(st.sampled_from(sorted(place)))
+    place[name] = data.draw(JSON)
+    try:
+        read = Description.from_json(changed, source="adalora.json")
+    except UserError as error:
+        assert "adalora.json" in str(error)
+    else:
+        assert all(".." not in file.split("/") for file in read.files)
