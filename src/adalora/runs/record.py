@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
@@ -58,6 +58,7 @@ class SplitScores(TypedDict):
     samples: int
 
 
+_OPTIONAL = ("warnings", "format_version")
 _PARAMETERS = ("adapter_initial", "adapter_kept", "head", "trained", "total")
 _HARDWARE = ("machine", "processor", "cores", "threads", "device", "precision", "processes")
 _VERSIONS = ("python", "torch", "transformers", "adalora", "loralib")
@@ -122,7 +123,7 @@ class RunRecord:
     hardware: Mapping[str, Any]
     versions: Mapping[str, str]
     revision: str | None
-    warnings: Sequence[RunWarning] = ()
+    warnings: Sequence[RunWarning] = field(default_factory=list)
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -154,7 +155,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, ``format_version`` first; numbers not finite become None."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         first = {"format_version": values.pop("format_version")}
         return cast("dict[str, Any]", plain({**first, **values}))
 
@@ -169,12 +170,8 @@ class RunRecord:
         Raises:
             UserError: if something is missing or not what it should be.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        missing = [
-            name
-            for name, field in fields.items()
-            if name not in values and field.default is dataclasses.MISSING
-        ]
+        fields = [one.name for one in dataclasses.fields(cls)]
+        missing = [name for name in fields if name not in values and name not in _OPTIONAL]
         if missing:
             raise UserError(f"{source} lacks {', '.join(missing)}: it is no record of a run.")
         known = {name: value for name, value in values.items() if name in fields}
