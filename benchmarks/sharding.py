@@ -22,12 +22,9 @@ def measure(*, layers: int) -> dict[str, Any]:
         "batch": BATCH,
     }
     for base in ("whole", "divided"):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={PROCESSES}"]
         done = subprocess.run(
-            [
-                *(*launcher, f"--nproc_per_node={PROCESSES}"),
-                *("-m", "benchmarks.sharding", base, str(layers)),
-            ],
+            [sys.executable, *launcher, "-m", "benchmarks.sharding", base, str(layers)],
             capture_output=True,
             text=True,
             check=True,

@@ -151,7 +151,7 @@ DAMAGE = {
     "nan": (lambda r: retensor(r, A, poison(float("nan"), f"{QUERY}.lora_E")), "NaN or infinity"),
     "infinity": (lambda r: retensor(r, H, poison(float("inf"), "classifier.bias")), "NaN or inf"),
     "newer": (lambda r: edit(r, format_version=2), "format version 2.*update adalora"),
-    "unlisted": (lambda r: edit(r, files={}), r"does not list adapter\.safetensors"),
+    "unlisted": (lambda r: edit(r, files={}), r"does not list (adapter|head)\.safetensors"),
     "outside": (lambda r: edit(r, files={"../base/config.json": 1}), "outside its folder"),
     "outside, below": (lambda r: edit(r, files={"a/../../b": 1}), "outside its folder"),
     "absolute": (lambda r: edit(r, files={"/etc/passwd": 1}), "outside its folder"),
@@ -175,7 +175,7 @@ DAMAGE = {
     ),
     "alpha": (lambda r: edit_lora(r, lora_alpha=float("inf")), "lora_alpha is inf"),
     "dropout": (lambda r: edit_lora(r, lora_dropout=-1), "lora_dropout is -1"),
-    "type": (lambda r: edit_lora(r, lora_type="dora"), "lora_type 'dora' is unknown"),
+    "type": (lambda r: edit_lora(r, lora_type="sora"), "lora_type 'sora' is unknown"),
     "target": (lambda r: edit_lora(r, targets=["bert.absent"]), "bert.absent"),
     "not a layer": (
         lambda r: (edit_lora(r, targets=["bert.encoder"]), edit(r, rank_pattern={})),

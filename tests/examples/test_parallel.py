@@ -142,25 +142,12 @@ def test_two_nodes_without_a_common_disk_go_on_from_a_divided_bases_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_node_that_cannot_see_the_checkpoint_stops_the_job(
-    whole: Path, run_on_nodes: Start, small: Any, tmp_path: Path
-) -> None:
-    first = handed_on(whole / "model" / "checkpoint-6", tmp_path / "first")
-    outputs = run_on_nodes(
-        [(*small, *UNEVEN, *where(root)) for root in (first, tmp_path / "second")],
-        fails=True,
-    )
-    for output in outputs:
-        assert "process 1 on" in output
-        assert "cannot see it" in output
-        assert "Traceback (most recent call last):\n  File" not in output.split("elastic")[0]
-
-
-@pytest.mark.slow
 def test_the_first_process_alone_writes(whole: Path) -> None:
     lines = (whole / "log.txt").read_text().splitlines()
     assert sum("Tokenising" in line or "Running training" in line for line in lines) == 1
-    assert len(list((whole / "log").rglob("events*"))) <= 2
+    # events.out.tfevents.TIME.HOST.PROCESS.NUMBER
+    writers = {path.name.split(".")[-2] for path in (whole / "log").rglob("events*")}
+    assert len(writers) == 1
     checkpoint = {path.name for path in (whole / "model" / "checkpoint-6").iterdir()}
     assert {"process-0.safetensors", "process-1.safetensors", "manifest.json"} <= checkpoint
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from adalora.errors import UserError
@@ -80,34 +83,92 @@ def test_a_process_that_should_be_one_of_two_and_stands_alone_is_refused() -> No
         check_job({"WORLD_SIZE": "2"}, alone)
 
 
-TWO_MODELS = """
-import sys, torch, transformers
+TWO_PROCESSES = """
+import os, sys, torch, transformers
+from pathlib import Path
 from adalora.errors import UserError
-from adalora.training import AdaLoraTrainer, AdaLoraTrainingArguments
+from adalora.training import (
+    AdaLoraTrainer, AdaLoraTrainingArguments, find_checkpoint, hold_folder
+)
+from adalora.training.lock import locked_folder
 
 def told(make):
     try:
-        make()
+        made = make()
     except UserError as error:
-        return "did not become one job" in str(error)
+        return str(error)
+    raise AssertionError(made)
 
-stock = transformers.TrainingArguments(output_dir=sys.argv[1], report_to="none")
+folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+ours = dict(report_to="none", do_train=True)
+
+# As from a user's own script, whose TrainingArguments lack use_cpu.
+stock = transformers.TrainingArguments(output_dir=str(folder), report_to="none")
 assert stock.world_size == 1, "the installed Trainer has become wiser: the check can go"
-assert told(lambda: AdaLoraTrainer(model=torch.nn.Linear(2, 2), args=stock))
+reason = "did not become one job"
+assert reason in told(lambda: AdaLoraTrainer(model=torch.nn.Linear(2, 2), args=stock))
+choose_device = AdaLoraTrainingArguments._choose_device
 AdaLoraTrainingArguments._choose_device = lambda self: None
-assert told(lambda: AdaLoraTrainingArguments(root_output_dir=sys.argv[1], report_to="none"))
+assert reason in told(lambda: AdaLoraTrainingArguments(root_output_dir=str(folder), **ours))
+AdaLoraTrainingArguments._choose_device = choose_device
+
+# Each process has a disk of its own, and the first alone has a checkpoint on it.
+root = folder / f"of-{rank}"
+arguments = AdaLoraTrainingArguments(root_output_dir=str(root), **ours)
+assert arguments.world_size == 2
+arguments.resume_from_checkpoint = str(root / "model" / "checkpoint-3")
+if rank == 0:
+    from adalora.checkpoints.snapshot import publish, staging_folder
+    target = root / "model" / "checkpoint-3"
+    staging_folder(target).mkdir(parents=True)
+    publish(target, step=3, settings={})
+reason = told(lambda: find_checkpoint(arguments))
+assert "process 1 on" in reason and "cannot see it" in reason, reason
+
+# What the first process finds wrong ends them all.
+arguments.resume_from_checkpoint = str(folder / "absent")
+assert "is not a checkpoint's folder" in told(lambda: find_checkpoint(arguments))
+together = AdaLoraTrainingArguments(root_output_dir=str(folder / "run"), **ours)
+(folder / "run").mkdir(exist_ok=True)
+if rank == 0:
+    with locked_folder(folder / "run"):
+        reason = told(lambda: hold_folder(together).__enter__())
+else:
+    reason = told(lambda: hold_folder(together).__enter__())
+assert "is in use by process" in reason, reason
+torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="processes on GPUs find one another")
-def test_two_real_processes_that_would_train_two_models_are_refused(
+def test_two_real_processes_are_one_job_or_all_end_with_the_reason(
     launch: Callable[..., None], tmp_path: Path
 ) -> None:
-    """As from a user's own script, whose TrainingArguments lack ``use_cpu``."""
     program = tmp_path / "program.py"
-    program.write_text(TWO_MODELS, encoding="utf-8")
-    launch(program, str(tmp_path / "run"), processes=2)
+    program.write_text(TWO_PROCESSES, encoding="utf-8")
+    launch(program, str(tmp_path), processes=2)
+
+
+def test_one_process_uses_one_gpu_and_says_so(
+    make_arguments: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The installed Trainer would put torch's DataParallel around the model."""
+
+    def two_gpus(arguments: Any) -> torch.device:
+        arguments.distributed_state = PartialState(cpu=True)
+        arguments._n_gpu = 2
+        return torch.device("cpu")
+
+    devices = cached_property(two_gpus)
+    devices.__set_name__(transformers.TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(transformers.TrainingArguments, "_setup_devices", devices)
+    arguments = make_arguments()
+    assert arguments.n_gpu == 1
+    assert arguments.train_batch_size == 8
+    assert "2 GPUs are visible and one is used" in caplog.text
 
 
 # --- FSDP and DeepSpeed ---------------------------------------------------------------------------

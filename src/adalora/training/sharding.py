@@ -58,10 +58,9 @@ def shard_base(model: nn.Module, device: torch.device) -> None:
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
     """What is gathered at a time: the embedding table, each layer, and at last all the rest."""
-    find: Any = getattr(model, "get_input_embeddings", None)
-    embeddings = find() if find is not None else None
-    if isinstance(embeddings, nn.Module):
-        yield embeddings
+    table = getattr(model, "get_input_embeddings", None)
+    if callable(table):
+        yield table()
     inside: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and module not in inside:
