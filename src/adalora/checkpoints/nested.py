@@ -32,7 +32,7 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     """
     tensors, metadata = _content(state, path.name)
     temporary = path.with_name(path.name + ".partial")
-    save_file(apart(tensors), temporary, metadata=metadata)
+    save_file(tensors, temporary, metadata=metadata)
     os.replace(temporary, path)
 
 
@@ -49,7 +49,7 @@ def state_bytes(state: Mapping[str, Any], name: str) -> bytes:
 def _content(state: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, numbers = _split(state, "")
     try:
-        return tensors, {_NUMBERS: json.dumps(numbers)}
+        return apart(tensors), {_NUMBERS: json.dumps(numbers)}
     except TypeError as error:
         raise UserError(f"{name} cannot be written without pickling: {error}.") from error
 
