@@ -65,6 +65,7 @@ def main(flags: Sequence[str]) -> int:
 def _table(results: Mapping[str, Mapping[str, float]], recorded: Mapping[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("set", "metric", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("now", justify="right")
@@ -73,7 +74,7 @@ def _table(results: Mapping[str, Mapping[str, float]], recorded: Mapping[str, An
         before = recorded.get(split)
         for name, value in metrics.items():
             old = before.get(f"eval_{name}") if isinstance(before, Mapping) else None
-            table.add_row(split, name, _shown(value), "" if old is None else _shown(old))
+            table.add_row(Text(split), name, _shown(value), "" if old is None else _shown(old))
     return table
 
 

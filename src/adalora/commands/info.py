@@ -46,7 +46,7 @@ def _show(facts: Mapping[str, Any]) -> None:
     table.add_column(overflow="fold")
     for name, value in _rows(facts):
         # Text, because a label may look like rich's markup.
-        table.add_row(name, Text(value))
+        table.add_row(Text(name), Text(value))
     console = Console()
     console.print(table)
     ranks = facts.get("rank_pattern")

@@ -55,7 +55,7 @@ def print_grid(console: Console, grid: Grid) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         for column in columns:
             justify: Any = "right" if column else "left"
-            table.add_column(grid.header[column], justify=justify, overflow="fold")
+            table.add_column(Text(grid.header[column]), justify=justify, overflow="fold")
         for number, row in enumerate(grid.rows):
             cells = (Text(row[column]) for column in columns)
             table.add_row(*cells, end_section=number + 1 == grid.rule)
