@@ -16,6 +16,7 @@ KINDS = (
     *("attention.output.dense", "intermediate.dense", "output.dense"),
 )
 MODULES = [f"deberta.encoder.layer.{layer}.{kind}" for layer in range(4) for kind in KINDS]
+CLASSES = ("negative", "positive")
 RANKS = {name: (3 * index) % 5 for index, name in enumerate(MODULES)}
 SplitScore = dict[str, Any]
 
@@ -130,13 +131,14 @@ def write_run(
     folder: Path,
     run: dict[str, Any],
     course: dict[str, Any] | None = None,
-    classes: tuple[str, str] = ("negative", "positive"),
+    classes: tuple[str, str] | None = None,
 ) -> Path:
-    """A run's folder with its record, and its history and predictions where a course is given."""
+    """A run's folder with its record, its course if there is one, and answers of two classes."""
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
     if course is not None:
         (folder / "history.json").write_text(json.dumps(course), encoding="utf-8")
+    if classes is not None:
         lines = ["index\tlabel\tprediction"]
         lines += [f"{n}\t{classes[n % 2]}\t{classes[n % 3 % 2]}" for n in range(40)]
         path = folder / f"eval_predictions_{run['task']}.tsv"
@@ -198,7 +200,7 @@ def make() -> Maker:
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished AdaLoRA run with all that it leaves."""
-    return write_run(tmp_path_factory.mktemp("pages") / "run", record(), history())
+    return write_run(tmp_path_factory.mktemp("pages") / "run", record(), history(), CLASSES)
 
 
 @pytest.fixture(scope="session")
@@ -221,5 +223,5 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(line(f"ada-{task}-{seed}", first, "AdaLoRA"))
             lines.append(line(f"full-{task}-{seed}", second, "full"))
     write_sweep(root, lines)
-    write_run(root / "runs" / "ada-mini-rte-1", lines[5]["record"], history())
+    write_run(root / "runs" / "ada-mini-rte-1", lines[5]["record"], history(), CLASSES)
     return root

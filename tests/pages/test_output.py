@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,16 @@ def test_the_command_writes_into_the_run_s_folder_by_default(
     with pytest.raises(UserError, match="--overwrite"):
         main([str(source)])
     assert main([str(source), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_told_with_what_to_type(tmp_path: Path, library: str) -> None:
+    program = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        f"from adalora.cli import main\nsys.exit(main(['report', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"draws with {library}, which is not installed" in done.stderr
+    assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -38,10 +38,11 @@ def main(flags: Sequence[str]) -> int:
     try:
         from adalora.pages import write_report
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "jinja2"):
+        library = str(error.name).partition(".")[0]
+        if library not in ("matplotlib", "jinja2"):
             raise
         raise UserError(
-            f"adalora report draws with {error.name}, which is not installed; type "
+            f"adalora report draws with {library}, which is not installed; type "
             "'pip install matplotlib jinja2' (the extra adalora[report])."
         ) from error
     page, *pictures = write_report(

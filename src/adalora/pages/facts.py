@@ -154,5 +154,5 @@ def _present(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value)
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
