@@ -128,7 +128,9 @@ def given_flags(arguments: RunArguments) -> dict[str, Any]:
         values = getattr(part, "given", vars(part))
         for field in dataclasses.fields(part):
             value = _json(values.get(field.name))
-            if field.name in defaults and value != _json(defaults[field.name]):
+            # From a file of flags a default comes as the dataclass has it.
+            usual = (_json(defaults.get(field.name)), _json(field.default))
+            if field.name in defaults and value not in usual:
                 found[field.name] = _SECRET if _is_secret(field.name, value) else value
     return found
 
