@@ -218,7 +218,7 @@ def _collect(
         raise UserError(
             f"The rank pattern names {listed(unknown)}, and the model has no such matrix."
         )
-    if description.lora is not None and (ranks or description.lora.lora_type == "svd"):
+    if description.lora is not None and ranked:
         # A matrix that the model no longer carries, because it was loaded with rank 0.
         every = (f"{path}.lora_E" for path in description.lora.targets)
         ranks = {key: ranks.get(key, 0) for key in every}
