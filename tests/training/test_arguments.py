@@ -136,7 +136,7 @@ def test_the_old_launchers_flag_is_accepted_in_both_spellings() -> None:
         ),
         (
             ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", REENTRANT],
-            "asks for use_reentrant, which loses",
+            "asks for use_reentrant, which cannot go back",
         ),
         (["stray"], "'stray' on the command line"),
     ],

@@ -183,6 +183,18 @@ def test_what_must_change_nothing_changes_nothing(
     assert_same(plain, other, rounding=rounding or 0.0)
 
 
+def test_gradient_checkpointing_computes_each_layer_twice(build: Make) -> None:
+    counts = []
+    for checkpointing in (False, True):
+        run = build(str(checkpointing), max_steps=8, gradient_checkpointing=checkpointing)
+        layer = next(m for n, m in run.model.named_modules() if n.endswith("value_proj"))
+        calls: list[int] = []
+        layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        run.train()
+        counts.append(len(calls))
+    assert counts == [8, 16]
+
+
 @pytest.fixture
 def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Puts back what ``--full_determinism`` sets for the whole process."""

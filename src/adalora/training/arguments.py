@@ -611,8 +611,8 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             options = getattr(self, name, None)
             if isinstance(options, dict) and options.get("use_reentrant"):
                 raise UserError(
-                    f"--{name} asks for use_reentrant, which loses the adapters' gradients where "
-                    "the embeddings are frozen; leave it out."
+                    f"--{name} asks for use_reentrant, which cannot go back through what all "
+                    "layers share (DeBERTa's table of positions); leave it out."
                 )
 
     def _check_optimizer(self) -> None:
