@@ -175,7 +175,7 @@ DAMAGE = {
     ),
     "alpha": (lambda r: edit_lora(r, lora_alpha=float("inf")), "lora_alpha is inf"),
     "dropout": (lambda r: edit_lora(r, lora_dropout=-1), "lora_dropout is -1"),
-    "type": (lambda r: edit_lora(r, lora_type="dora"), "lora_type 'dora' is unknown"),
+    "type": (lambda r: edit_lora(r, lora_type="lokr"), "lora_type 'lokr' is unknown"),
     "target": (lambda r: edit_lora(r, targets=["bert.absent"]), "bert.absent"),
     "not a layer": (
         lambda r: (edit_lora(r, targets=["bert.encoder"]), edit(r, rank_pattern={})),

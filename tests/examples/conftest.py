@@ -63,7 +63,7 @@ def launch(*flags: str, processes: int = 1, **kwargs: object) -> subprocess.Comp
     return start([*launcher, str(PROGRAM), *flags], **kwargs)  # type: ignore[arg-type]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_program() -> Start:
     return launch
 

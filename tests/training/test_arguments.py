@@ -109,7 +109,7 @@ def test_the_old_launchers_flag_is_accepted_in_both_spellings() -> None:
         (["--apply_adalora"], "needs --apply_lora --lora_type svd"),
         (["--apply_lora"], "needs --lora_r"),
         (["--apply_lora", "--lora_r", "0"], "needs --lora_r of at least 1.*got 0"),
-        ([*SVD, "--lora_type", "svdd"], "'svdd'; choose frd or svd"),
+        ([*SVD, "--lora_type", "svdd"], "'svdd'; choose frd, svd, dora"),
         (["--adapter_type", "x"], "'x'; choose houlsby or pfeiffer"),
         (["--masking_prob", "0.1"], "does nothing without --reg_loss_wgt"),
         ([*SVD, "--lora_dropout", "1"], "--lora_dropout is 1.0"),
