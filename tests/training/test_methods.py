@@ -365,3 +365,20 @@ def test_a_wrapped_model_is_known_as_pefts_and_another_is_not(adapted: Any) -> N
     _, model = adapted("bert", "PEFT LoRA")
     assert is_peft(model)
     assert not is_peft(adapted("bert", "frd")[1])
+
+
+def test_a_run_goes_on_from_a_dora_artefact(
+    adapted: Any, base_of: Any, batch: dict[str, Tensor], tmp_path: Path
+) -> None:
+    _, model = adapted("bert", "dora")
+    train(model, batch, 3)
+    description = Description.of(model, base_model=str(base_of("bert")), method="DoRA")
+    save_artefact(tmp_path / "run", model, tokenizer=None, description=description)
+    flags = {**LORA, "lora_type": "dora", "lora_r": RANK + 1, "lora_path": str(tmp_path / "run")}
+    further = adapt(adapted("bert", "full")[0], MethodArguments(**flags)).eval()
+    torch.testing.assert_close(
+        further(**inputs_of(batch)).logits, model(**inputs_of(batch)).logits, rtol=1e-5, atol=1e-5
+    )
+    plain = {**flags, "lora_type": "frd"}
+    with pytest.raises(UserError, match=r"lora_magnitude.*choose the lora_type it was trained"):
+        adapt(adapted("bert", "full")[0], MethodArguments(**plain))

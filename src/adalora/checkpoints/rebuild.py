@@ -66,15 +66,15 @@ def check_outputs(source: Path, description: Description) -> None:
     Raises:
         UserError: saying which.
     """
-    needed: tuple[str, ...] = (HEAD_FILE, ADAPTER_FILE)
+    # Which files are needed, and which of them holds the head.
+    needed, file = (ADAPTER_FILE, HEAD_FILE), HEAD_FILE
     if "full" in description.trained:
-        needed = (MODEL_FILE, "config.json")
+        needed, file = (MODEL_FILE, "config.json"), MODEL_FILE
     elif "peft" in description.trained:
-        needed = PEFT_FILES
+        needed, file = PEFT_FILES, PEFT_FILES[0]
     for name in needed:
         if name not in description.files:
             raise UserError(f"{source / MANIFEST} does not list {name}; the artefact is damaged.")
-    file = needed[0]
     rows = {shape[0] for shape in shapes(source / file).values() if shape}
     if description.num_labels not in rows:
         raise UserError(
