@@ -84,7 +84,9 @@ class Memory:
                 return
 
     def fifths(self) -> tuple[float, float]:
-        """Median bytes in the second fifth of the samples and in the last."""
+        """Median bytes in the second fifth of the samples and in the last; 0 without samples."""
+        if not self.samples:
+            return 0.0, 0.0
         count = max(len(self.samples) // 5, 1)
         second = self.samples[count : 2 * count] or self.samples
         return statistics.median(second), statistics.median(self.samples[-count:])
@@ -155,7 +157,8 @@ def soak(folder: Path, steps: int, interruptions: int, dice: random.Random) -> t
         stretches.append(Stretch(one.ended, one.steps, one.first, one.last, between[:40]))
         if one.ended == "its end":
             break
-    stretches.append(stretch(harried, None, None))
+    else:
+        stretches.append(stretch(harried, None, None))
     table = Table("run", "ended by", "steps", "MB early", "MB late", "in between")
     grown = []
     for number, one in enumerate(stretches):
