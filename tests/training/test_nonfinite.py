@@ -110,7 +110,10 @@ def test_too_many_in_a_row_end_the_run_in_a_sentence(build: Make) -> None:
     with pytest.raises(UserError, match=f"in {MOST_IN_A_ROW} steps in a row, up to step 11; none"):
         trainer.train()
     first, last = watch.states[0], watch.states[-1]
-    assert all(torch.equal(first[name], last[name]) for name in last)
+    for name, value in last.items():
+        same = first[name] == value
+        # The schedule goes on by the step's index, so that singular values may have been pruned.
+        assert bool((same | (value == 0)).all() if name.endswith("lora_E") else same.all()), name
 
 
 def test_bad_steps_between_good_ones_do_not_end_it(build: Make) -> None:

@@ -123,7 +123,7 @@ class _Reader:
         base = self._flags(parts.get("base") or {}, "base")
         return Spec(
             name=name,
-            base={**base, **given},
+            base={**base, **self._flags(given, "the command line")},
             tasks=tasks,
             methods=methods,
             budgets=budgets,
