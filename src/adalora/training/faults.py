@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,8 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
         UserError: if memory ran out, a disk refused, or another process of the job went away.
     """
     try:
-        yield
+        with _quiet_threads():
+            yield
     except UserError:
         raise
     except Exception as error:
@@ -52,6 +54,22 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
         found = snapshots(Path(str(args.output_dir)))
         last = going_on(args, found[-1]) if found else "There is no checkpoint to go on from yet"
         raise UserError(f"{reason} {last[0].upper()}{last[1:]}.") from error
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Leave a disk that refuses a library's own thread (TensorBoard's) to whoever writes next."""
+    usual = threading.excepthook
+
+    def show(fault: threading.ExceptHookArgs) -> None:
+        if not (isinstance(fault.exc_value, OSError) and fault.exc_value.errno in _DISK):
+            usual(fault)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 def going_on(args: TrainingArguments, checkpoint: Path) -> str:
