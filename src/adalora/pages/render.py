@@ -21,7 +21,7 @@ from adalora.pages.curve_pictures import curve_pictures
 from adalora.pages.drawing import Picture
 from adalora.pages.rank_pictures import rank_pictures
 from adalora.pages.sources import RunSource, SweepSource
-from adalora.pages.summary import main_score, row_label, span, summarise, task_of
+from adalora.pages.summary import row_label, span, summarise, task_of
 from adalora.pages.sweep_pictures import sweep_pictures
 from adalora.pages.words import duration, enumerate_words, plural
 from adalora.report.grid import arrange
@@ -74,9 +74,7 @@ def _sweep_page(sweep: SweepSource) -> Page:
         pictures=[_picture_view(picture) for picture in pictures],
         runs=sections,
         flagged=[run for run in sections if run["warnings"] or run["notes"]],
-        anchors=anchors,
         failed=[(one, row_label(one, ("budget",)), task_of(one)) for one in sweep.failed],
-        main_score=main_score,
     )
     return Page(html, tuple(pictures))
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from adalora.pages.sources import FailedRun, RunSource, SweepSource
 from adalora.pages.words import compact
 
-__all__ = ["Cell", "Column", "Row", "Summary", "main_score", "row_label", "span", "summarise"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Row",
+    "Summary",
+    "row_label",
+    "span",
+    "summarise",
+    "task_of",
+]
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def summarise(sweep: SweepSource) -> Summary:
     return Summary(columns, tuple(rows))
 
 
-def main_score(run: RunSource, split: str) -> float | None:
+def _main_score(run: RunSource, split: str) -> float | None:
     """The main metric of the last epoch, if the run has a finite one for ``split``."""
     score = run.record.scores.get(split)
     value = None if score is None else score["last"].get(score["main"])
@@ -160,7 +169,7 @@ def _columns(runs: Sequence[RunSource]) -> tuple[Column, ...]:
 
 def _cell(column: Column, runs: Sequence[RunSource], failed: Sequence[FailedRun]) -> Cell:
     here = [run for run in runs if task_of(run) == column.task]
-    values = [main_score(run, column.split) for run in here]
+    values = [_main_score(run, column.split) for run in here]
     finite = tuple(value for value in values if value is not None)
     return Cell(
         finite,
