@@ -217,6 +217,7 @@ def test_resuming_a_variant_from_its_state_is_bit_equal(
         assert torch.equal(one, two)
     assert resumed.get_rank_pattern() == reference.get_rank_pattern()
     assert resumed.mask_events == reference.mask_events
+    assert torch.equal(resumed.importance.scores(), reference.importance.scores())
 
 
 @pytest.mark.parametrize(
