@@ -151,6 +151,8 @@ def load_classifier(
         )
     started_anew = _check_base(model, report, name, head_follows)
     model.started_anew = started_anew  # type: ignore[assignment]
+    # The first DeBERTa makes two biases of each layer in float32, and cannot multiply by the rest.
+    torch.nn.Module.to(model, dtype)
     widen_head(model)
     if cls_dropout is not None:
         _check_cls_dropout(model, cls_dropout, name)
