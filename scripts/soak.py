@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import signal
 import statistics
@@ -84,7 +85,9 @@ class Memory:
                 return
 
     def fifths(self) -> tuple[float, float]:
-        """Median bytes in the second fifth of the samples and in the last."""
+        """Median bytes in the second fifth of the samples and in the last; NaN without any."""
+        if not self.samples:
+            return math.nan, math.nan
         count = max(len(self.samples) // 5, 1)
         second = self.samples[count : 2 * count] or self.samples
         return statistics.median(second), statistics.median(self.samples[-count:])

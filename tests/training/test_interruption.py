@@ -121,7 +121,7 @@ def test_a_checkpoint_that_cannot_be_written_is_the_error_that_is_told(build: Ma
     stop = StopOnSignal()
     trainer = build("run", Send(signal.SIGTERM, "on_step_begin", 2), stop)
     obstacle = Path(str(trainer.args.output_dir)) / "checkpoint-3"
-    obstacle.parent.mkdir(parents=True)
+    obstacle.parent.mkdir(parents=True, exist_ok=True)
     obstacle.write_text("mine")
     with pytest.raises(UserError, match="checkpoint-3 could not be written"):
         run(trainer, stop)

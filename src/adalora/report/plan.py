@@ -60,7 +60,8 @@ def facts_table(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        # Text, because a name may look like markup.
+        table.add_row(Text(name), Text(value))
     return table
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["rank_table"]
 
@@ -78,9 +79,9 @@ def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
     for column in columns:
         heading = column.replace(".", ".\n") if len(columns) > 3 else column
         column_total = sum(row.get(column, 0) for row in cells.values())
-        table.add_column(heading, str(column_total), justify="right", overflow="fold")
+        table.add_column(Text(heading), str(column_total), justify="right", overflow="fold")
     table.add_column("all", str(total), justify="right")
     for row_name, ranks in cells.items():
         values = (str(ranks[column]) if column in ranks else "" for column in columns)
-        table.add_row(row_name, *values, str(sum(ranks.values())))
+        table.add_row(Text(row_name), *values, str(sum(ranks.values())))
     return table

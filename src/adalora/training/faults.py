@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
     Raises:
         UserError: if memory ran out, a disk refused, or another process of the job went away.
     """
+    before, threading.excepthook = threading.excepthook, _quietly(threading.excepthook)
     try:
         yield
     except UserError:
@@ -52,6 +54,21 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
         found = snapshots(Path(str(args.output_dir)))
         last = going_on(args, found[-1]) if found else "There is no checkpoint to go on from yet"
         raise UserError(f"{reason} {last[0].upper()}{last[1:]}.") from error
+    finally:
+        threading.excepthook = before
+
+
+def _quietly(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Without the traceback of a thread that met a disk's refusal (TensorBoard writes in one).
+
+    The main thread meets it too, and tells it.
+    """
+
+    def told(what: threading.ExceptHookArgs) -> None:
+        if not (isinstance(what.exc_value, OSError) and what.exc_value.errno in _DISK):
+            hook(what)
+
+    return told
 
 
 def going_on(args: TrainingArguments, checkpoint: Path) -> str:
