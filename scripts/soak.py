@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import signal
 import statistics
@@ -84,9 +85,9 @@ class Memory:
                 return
 
     def fifths(self) -> tuple[float, float]:
-        """Median bytes in the second fifth of the samples and in the last; 0 without samples."""
+        """Median bytes in the second fifth of the samples and in the last; NaN without any."""
         if not self.samples:
-            return 0.0, 0.0
+            return math.nan, math.nan
         count = max(len(self.samples) // 5, 1)
         second = self.samples[count : 2 * count] or self.samples
         return statistics.median(second), statistics.median(self.samples[-count:])
@@ -157,8 +158,7 @@ def soak(folder: Path, steps: int, interruptions: int, dice: random.Random) -> t
         stretches.append(Stretch(one.ended, one.steps, one.first, one.last, between[:40]))
         if one.ended == "its end":
             break
-    else:
-        stretches.append(stretch(harried, None, None))
+    stretches.append(stretch(harried, None, None))
     table = Table("run", "ended by", "steps", "MB early", "MB late", "in between")
     grown = []
     for number, one in enumerate(stretches):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def test_the_script_fuzzes_every_reader_that_is_tested(fuzz_readers: Any) -> Non
     assert tuple(fuzz_readers.READERS) == NAMES
 
 
+def tried(work: Callable[[], Any], place: object) -> Any:
+    """What ``work`` gives; None if it refuses with a sentence, which names the place."""
+    refusal = None
+    try:
+        return work()
+    except UserError as error:
+        refusal = str(error)
+    assert str(place) in refusal
+    return None
+
+
 SMALL = settings(max_examples=40, deadline=None, derandomize=True)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -54,20 +66,14 @@ def test_any_bytes_are_a_table_or_a_sentence_with_the_files_name(
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / f"t.{ending}"
     path.write_bytes(b"text,label\n" + content if ending == "csv" else content)
-    try:
-        data = load_data(DataSource(train_file=str(path), need=()))
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
+    data = tried(lambda: load_data(DataSource(train_file=str(path), need=())), path)
+    if data is not None:
         assert all(isinstance(text, str) for text in data.splits["train"][data.sentence1_key])
     with path.open("rb") as stream:
-        try:
-            columns = Columns((), (), count=1)
-            rows = list(read_rows(stream, place=str(path), form=ending, columns=columns))
-        except UserError as error:
-            assert str(path) in str(error)
-        else:
-            assert all(isinstance(text, str) for row in rows for text in row.texts)
+        columns = Columns((), (), count=1)
+        read = lambda: list(read_rows(stream, place=str(path), form=ending, columns=columns))  # noqa: E731
+        rows = tried(read, path) or []
+    assert all(isinstance(text, str) for row in rows for text in row.texts)
 
 
 @given(rows=st.lists(st.dictionaries(st.sampled_from(("text", "label", "x")), JSON), max_size=4))
@@ -77,12 +83,8 @@ def test_any_objects_are_a_table_or_a_sentence(
 ) -> None:
     path = tmp_path_factory.mktemp("objects") / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    try:
-        data = load_data(DataSource(train_file=str(path), need=()))
-    except UserError as error:
-        assert str(path) in str(error)
-    else:
-        assert len(data.splits["train"]) == len(rows)
+    data = tried(lambda: load_data(DataSource(train_file=str(path), need=())), path)
+    assert data is None or len(data.splits["train"]) == len(rows)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +106,5 @@ def test_any_value_in_a_description_is_believed_or_refused(
         place = place[name]
         name = data.draw(st.sampled_from(sorted(place)))
     place[name] = data.draw(JSON)
-    try:
-        read = Description.from_json(changed, source="adalora.json")
-    except UserError as error:
-        assert "adalora.json" in str(error)
-    else:
-        assert all(".." not in file.split("/") for file in read.files)
+    read = tried(lambda: Description.from_json(changed, source="adalora.json"), "adalora.json")
+    assert read is None or all(".." not in file.split("/") for file in read.files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
     Raises:
         UserError: if memory ran out, a disk refused, or another process of the job went away.
     """
+    before, threading.excepthook = threading.excepthook, _quietly(threading.excepthook)
     try:
-        with _quiet_threads():
-            yield
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -54,22 +54,21 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
         found = snapshots(Path(str(args.output_dir)))
         last = going_on(args, found[-1]) if found else "There is no checkpoint to go on from yet"
         raise UserError(f"{reason} {last[0].upper()}{last[1:]}.") from error
-
-
-@contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Leave a disk that refuses a library's own thread (TensorBoard's) to whoever writes next."""
-    usual = threading.excepthook
-
-    def show(fault: threading.ExceptHookArgs) -> None:
-        if not (isinstance(fault.exc_value, OSError) and fault.exc_value.errno in _DISK):
-            usual(fault)
-
-    threading.excepthook = show
-    try:
-        yield
     finally:
-        threading.excepthook = usual
+        threading.excepthook = before
+
+
+def _quietly(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Without the traceback of a thread that met a disk's refusal (TensorBoard writes in one).
+
+    The main thread meets it too, and tells it.
+    """
+
+    def told(what: threading.ExceptHookArgs) -> None:
+        if not (isinstance(what.exc_value, OSError) and what.exc_value.errno in _DISK):
+            hook(what)
+
+    return told
 
 
 def going_on(args: TrainingArguments, checkpoint: Path) -> str:

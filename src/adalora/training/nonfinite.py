@@ -1,9 +1,9 @@
 """A step whose gradient is NaN or infinite: left out, counted, and not gone on with for ever.
 
 One such step would make every weight it reaches NaN, and every average of the optimizer. It is left
-out as a whole instead: parameters, optimizer and importance stay exactly as they were, and the
-schedules of learning rate and budget go on, as after an overflow in half precision. Several
-processes decide alike, because their gradients are the same by then.
+out as a whole instead: parameters, optimizer and importance stay exactly as they were. Learning
+rate and budget go on by their schedules, and so does pruning, as after an overflow in half
+precision. Several processes decide alike, because their gradients are the same by then.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ MOST_IN_A_ROW = 10
 
 @dataclass
 class BadSteps:
-    """How many steps were left out: since the last log record, in a row, and in the whole run."""
+    """How many steps were left out: since the last log record, in a row, and in the whole run.
+
+    ``good`` counts the others since the last record.
+    """
 
     unlogged: int = 0
+    good: int = 0
     in_a_row: int = 0
     total: int = 0
 
@@ -51,6 +55,7 @@ class BadSteps:
         """
         if bool(torch.isfinite(torch.as_tensor(norm))):
             self.in_a_row = 0
+            self.good += 1
             return False
         for parameter in parameters:
             parameter.grad = None
@@ -60,13 +65,19 @@ class BadSteps:
         if self.in_a_row >= MOST_IN_A_ROW:
             raise UserError(
                 f"The gradient was NaN or infinite in {self.in_a_row} steps in a row, up to step "
-                f"{step}; none of them changed the model. Look for such numbers in the labels, "
+                f"{step}; nothing was learnt from them. Look for such numbers in the labels, "
                 "lower --learning_rate, or leave --bf16 and half-precision --base_dtype out."
             )
         logger.warning("Step %d was left out: its gradient is NaN or infinite.", step)
         return True
 
-    def take_unlogged(self) -> int:
-        """Those since the last log record, from which it then counts anew."""
-        count, self.unlogged = self.unlogged, 0
-        return count
+    def note_in(self, logs: dict[str, float]) -> None:
+        """Tell those since the last log record, from which it then counts anew.
+
+        The Trainer gives them the mean loss of the others, and 0 where there are no others.
+        """
+        if self.unlogged:
+            logs["steps_left_out"] = self.unlogged
+            if self.good == 0:
+                logs["loss"] = float("nan")
+        self.unlogged = self.good = 0

@@ -274,8 +274,8 @@ class AdaLoraTrainer(ResumableTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the method's numbers to the Trainer's; the only place that waits for the device."""
-        if "loss" in logs and (left_out := self.bad_steps.take_unlogged()):
-            logs["steps_left_out"] = left_out
+        if "loss" in logs:
+            self.bad_steps.note_in(logs)
         if "loss" in logs and self.adaptation is not None:
             penalty = self.penalty.take()
             if penalty is not None:
