@@ -260,7 +260,10 @@ def test_flags_name_a_variant(words: list[str], name: str, settings: dict[str, A
         ([*LORA, "--allocation", "grow"], "--allocation grow does nothing without"),
         ([*SVD, "--prune_lora"], "--prune_lora needs --apply_lora --lora_type frd"),
         ([*MINIMAL, "--prune_lora"], "--prune_lora needs --apply_lora"),
-        ([*LORA, "--apply_adalora"], "lora_type is 'frd'. To prune plain LoRA, give --prune_lora"),
+        (
+            [*LORA, "--lora_type", "frd", "--apply_adalora"],
+            "lora_type is 'frd'. To prune plain LoRA, give --prune_lora",
+        ),
     ],
 )
 def test_flags_without_sense_get_one_sentence(words: list[str], message: str) -> None:

@@ -60,16 +60,17 @@ def facts_table(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        # Text, because a name may look like markup.
         table.add_row(Text(name), Text(value))
     return table
 
 
 def _phases(schedule: Schedule) -> str:
-    decay_end = schedule.total_step - schedule.final_warmup
+    end = schedule.total_step - schedule.final_warmup
+    grows = schedule.target_total_rank > schedule.total_rank
+    whole, change, done = ("", "rising", "added") if grows else ("all ", "falling", "pruned")
     return (
-        f"all {schedule.total_rank:,} triplets until step {schedule.init_warmup:,}, "
-        f"falling until step {decay_end:,} (pruned every {schedule.mask_interval:,} steps), "
+        f"{whole}{schedule.total_rank:,} triplets until step {schedule.init_warmup:,}, "
+        f"{change} until step {end:,} ({done} every {schedule.mask_interval:,} steps), "
         f"then {schedule.target_total_rank:,} until step {schedule.total_step:,}"
     )
 
