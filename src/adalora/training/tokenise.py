@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -66,15 +67,28 @@ def tokenise(
         # Test sets carry the placeholder -1 for every label, which is none.
         if name in data.test_splits and "label" in split.column_names:
             drop.append("label")
+        kept = _cache_file(split, (*settings, drop))
+        _drop_if_damaged(kept)
         tokenised[name] = split.map(
             encode,
             batched=True,
             remove_columns=drop,
             load_from_cache_file=not arguments.overwrite_cache,
-            cache_file_name=_cache_file(split, (*settings, drop)),
+            cache_file_name=kept,
             desc=f"Tokenising {name}",
         )
     return tokenised
+
+
+def _drop_if_damaged(file: str | None) -> None:
+    """Remove kept tokens that cannot be read, so that they are made anew."""
+    if file is None or not Path(file).exists():
+        return
+    try:
+        Dataset.from_file(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        logger.warning("%s is damaged (%s); the texts are tokenised again.", file, error)
+        Path(file).unlink()
 
 
 def _contents(tokenizer: PreTrainedTokenizerBase) -> str | None:
