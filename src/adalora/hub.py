@@ -1,9 +1,9 @@
 """The hub's client with an end to its patience.
 
 ``huggingface_hub`` asks for the commit of a model before anything else and waits for that answer
-without limit, and it asks for each file again and again. A hub (or a proxy) that takes the
-connection and falls silent holds a program up for ever, one that answers with errors for minutes.
-Here every wait without a limit gets that of downloads, ten seconds of silence or
+without limit, and ``datasets`` waits for each of its own for a hundred seconds. A hub (or a proxy)
+that takes the connection and falls silent holds a program up for ever, one that answers with errors
+for minutes. Here every wait has at most the limit of downloads, ten seconds of silence or
 ``HF_HUB_DOWNLOAD_TIMEOUT``, and a hub that has only failed for ten seconds counts as switched off
 for a minute: what the cache has is taken from there, and the rest is told. A download that goes on,
 however slowly, is waited for.
@@ -48,10 +48,10 @@ class _Patience:
                     f"{constants.ENDPOINT} failed {self._failures} times in a row."
                 )
             self._failures = 0
+        limit = max(constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.HF_HUB_ETAG_TIMEOUT)
         waits = request.extensions.get("timeout") or {}
         request.extensions["timeout"] = {
-            phase: constants.HF_HUB_DOWNLOAD_TIMEOUT if waits.get(phase) is None else waits[phase]
-            for phase in _PHASES
+            phase: min(waits.get(phase) or limit, limit) for phase in _PHASES
         }
         try:
             response = self._send(request, **kwargs)

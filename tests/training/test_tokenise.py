@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,31 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
     assert len(tokens()["train"]) > 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"no tokens at all",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-40],
+        lambda content: content[:8] + b"\xff" * 40 + content[48:],
+    ],
+)
+def test_a_damaged_cache_is_named_and_made_anew(
+    cache: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes]
+) -> None:
+    first = tokens()
+    expected = {name: split[:] for name, split in first.items()}
+    for path in cache.iterdir():
+        content = path.read_bytes()
+        # Another file in its place, as after a crash: the old one is still mapped into memory.
+        path.unlink()
+        path.write_bytes(damage(content))
+    again = tokens()
+    assert {name: split[:] for name, split in again.items()} == expected
+    assert caplog.text.count("is damaged") == len(expected)
+    caplog.clear()
+    assert {name: split[:] for name, split in tokens().items()} == expected
+    assert not caplog.text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, config, load_dataset
 
 from adalora.builtin import generate
 from adalora.errors import UserError
@@ -206,12 +205,9 @@ def _from_hub(task: Task, source: DataSource) -> TaskData:
     try:
         splits = load_dataset(HUB_NAME, task.name, cache_dir=source.cache_dir)
     except Exception as error:  # network, cache and file problems each raise their own
-        switched_off = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
-        reason = (
-            "switched off and the data not cached"
-            if switched_off
-            else "out of reach or out of order"
-        )
+        # The library's own variable is among those that switch it off.
+        off = config.HF_HUB_OFFLINE
+        reason = "switched off and the data not cached" if off else "out of reach or out of order"
         raise UserError(
             f"The data of {task.name!r} is on the hub ({HUB_NAME}), which is {reason}. {ways}"
         ) from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import Dataset
 from datasets.fingerprint import Hasher
@@ -74,6 +75,7 @@ def tokenise(
             drop.append("label")
         file = _cache_file(split, (*settings, drop))
         with _sole_maker(file):
+            _drop_if_damaged(file)
             tokenised[name] = split.map(
                 encode,
                 batched=True,
@@ -95,6 +97,17 @@ def _sole_maker(file: str | None) -> Iterator[None]:
         return
     with FileLock(f"{file}.lock"):
         yield
+
+
+def _drop_if_damaged(file: str | None) -> None:
+    """Remove kept tokens that cannot be read, so that they are made anew."""
+    if file is None or not Path(file).exists():
+        return
+    try:
+        Dataset.from_file(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        logger.warning("%s is damaged (%s); the texts are tokenised again.", file, error)
+        Path(file).unlink()
 
 
 def _contents(tokenizer: PreTrainedTokenizerBase) -> str | None:
