@@ -32,8 +32,8 @@ def test_it_depends_on_torch_alone(project_root: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_public_names_are_there_and_sorted() -> None:
-    assert loralib.__all__ == sorted(loralib.__all__)
+def test_the_public_names_are_there_once_each() -> None:
+    assert len(loralib.__all__) == len(set(loralib.__all__))
     assert all(hasattr(loralib, name) for name in loralib.__all__)
     assert int(loralib.__version__.split(".")[0]) >= 1
 
