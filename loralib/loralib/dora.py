@@ -46,8 +46,8 @@ class DoRALinear(Linear):
     def reset_lora_parameters(self) -> None:
         """As ``Linear``; the magnitudes become the norms of the base's rows."""
         super().reset_lora_parameters()
-        with torch.no_grad():
-            self.lora_magnitude.copy_(self._norm())
+        if not self.weight.is_meta:
+            self.lora_magnitude.data.copy_(self._norm())
 
     @torch.no_grad()
     def _norm(self) -> Tensor:

@@ -361,6 +361,16 @@ def test_pissa_refuses_what_it_cannot_start(
         adapt(model, MethodArguments(**{**LORA, "lora_init": "pissa", **changes}))
 
 
+@each_method
+def test_a_model_without_memory_can_be_planned(base_of: Any, name: str) -> None:
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(base_of("bert"))
+        model = AutoModelForSequenceClassification.from_config(config)
+    model = adapt(model, MethodArguments(**CASES[name].flags), total_steps=40)
+    counts = count_parameters(model)
+    assert counts.adapter_initial == (CASES[name].parameters or counts.total - counts.head)
+
+
 def test_a_wrapped_model_is_known_as_pefts_and_another_is_not(adapted: Any) -> None:
     _, model = adapted("bert", "PEFT LoRA")
     assert is_peft(model)
