@@ -94,7 +94,7 @@ def test_the_recorded_run_is_reproduced(
         difference = (parameter.detach() - expected).norm() / expected.norm()
         worst["parameters"] = max(worst["parameters"], difference.item())
     print("largest relative deviations:", {k: f"{v:.1e}" for k, v in worst.items()})
-    record_property("largest relative deviation", max(worst.values()))
+    record_property("largest relative deviation", float(max(worst.values())))
     assert max(worst.values()) < RELATIVE
 
 
