@@ -56,7 +56,7 @@ def test_a_stopped_run_ends_by_the_signals_status_and_the_second_signal_at_once(
 
     # Whole steps take long enough here for a second signal to find the first one's.
     run = start_run("--resume_from_checkpoint", "True", "--force_resume")
-    run.flags[run.flags.index("--per_device_train_batch_size") + 1] = "80"
+    run.flags[run.flags.index("--per_device_train_batch_size") + 1] = "400"
     process = run.start()
     run.wait_until(process, lambda: run.steps_logged() >= 1)
     process.send_signal(signal.SIGINT)
