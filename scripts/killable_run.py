@@ -21,6 +21,7 @@ import psutil
 from adalora.checkpoints.snapshot import snapshots, verify
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 300  # seconds that one start may take to get where it is awaited
 PROGRAM = PROJECT_ROOT / "examples" / "text-classification" / "run_glue.py"
 #: Which process of which job this is belongs to the launcher alone.
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
@@ -33,22 +34,11 @@ class KillableRun:
         folder: of the run; what it prints goes to a file beside it.
         flags: of ``run_glue.py``; ``--logging_steps 1`` is what steps are counted by.
         processes: 1, or as many as torchrun is to start.
-        patience: seconds that one start may take to get where it is awaited.
-        poll: seconds between two looks at where it is.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        flags: Sequence[str],
-        *,
-        processes: int = 1,
-        patience: float = 300,
-        poll: float = 0.001,
-    ) -> None:
+    def __init__(self, folder: Path, flags: Sequence[str], *, processes: int = 1) -> None:
         self.folder = folder
         self.processes = processes
-        self.patience, self.poll = patience, poll
         self.flags = [*flags, "--root_output_dir", str(folder)]
         self.model = folder / "model"
         self.output = folder.with_suffix(".out")
@@ -83,7 +73,7 @@ class KillableRun:
         Raises:
             SystemExit: if it failed, or never gets there.
         """
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + PATIENCE
         while not reached():
             if process.poll() is not None:
                 if process.returncode:
@@ -92,7 +82,7 @@ class KillableRun:
             if time.monotonic() > deadline:
                 process.kill()
                 raise SystemExit(f"{self.folder} did not get there:\n{self.tail()}")
-            time.sleep(self.poll)
+            time.sleep(0.001)
         return True
 
     def kill_when(self, reached: Callable[[], bool], delay: float) -> bool:

@@ -40,6 +40,9 @@ MEGABYTE = 1024 * 1024
 #: steps on that is judged: at its beginning each allocates what it then keeps.
 MOST_GROWTH, ENOUGH_STEPS = 24 * MEGABYTE, 100
 
+#: Exit status -> what ended a run.
+ENDINGS = {0: "its end", 143: "SIGTERM", 130: "SIGINT", -signal.SIGKILL: "SIGKILL"}
+
 
 def flags_for(steps: int) -> list[str]:
     """Of a run of ``steps`` steps, which saves a dozen times and evaluates as often."""
@@ -57,8 +60,9 @@ def flags_for(steps: int) -> list[str]:
 
 @dataclass
 class Memory:
-    """Resident memory of a process, sampled from another thread while inside."""
+    """Resident memory of a run's process while it trains, sampled from another thread."""
 
+    run: KillableRun
     process: subprocess.Popen[bytes]
     samples: list[int] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
@@ -80,7 +84,8 @@ class Memory:
     def _sample(self) -> None:
         while not self._done.wait(0.1):
             try:
-                self.samples.append(psutil.Process(self.process.pid).memory_info().rss)
+                if self.run.steps_logged():
+                    self.samples.append(psutil.Process(self.process.pid).memory_info().rss)
             except psutil.Error:
                 return
 
@@ -105,19 +110,21 @@ class Stretch:
 
 
 def stretch(run: KillableRun, stop_after: int | None, how: int | None) -> Stretch:
-    """Start the run; after so many steps send it the signal ``how``; without, let it end itself."""
+    """Start the run; after so many steps send it the signal ``how``; without, let it end itself.
+
+    A signal from elsewhere ends a stretch as well as one from here.
+    """
     process = run.start()
-    run.wait_until(process, lambda: run.steps_logged() > 0)
-    with Memory(process) as memory:
-        reached = lambda: stop_after is not None and run.steps_logged() >= stop_after  # noqa: E731
-        if how is not None and run.wait_until(process, reached):
-            process.send_signal(how)
+    with Memory(run, process) as memory:
+        while process.poll() is None:
+            if how is not None and run.steps_logged() >= (stop_after or 0):
+                process.send_signal(how)
+                break
+            time.sleep(0.02)
         status = process.wait()
-    name = "its end" if how is None or status == 0 else signal.Signals(how).name
-    expected = {0, None if how is None else (-how if how == signal.SIGKILL else 128 + how)}
-    if status not in expected:
+    if status not in ENDINGS:
         raise SystemExit(f"{run.folder} ended with status {status}:\n{run.tail()}")
-    return Stretch(name, run.steps_logged(), *memory.fifths())
+    return Stretch(ENDINGS[status], run.steps_logged(), *memory.fifths())
 
 
 def use_artefact(run: KillableRun, folder: Path, dice: random.Random) -> str:
@@ -142,23 +149,24 @@ def use_artefact(run: KillableRun, folder: Path, dice: random.Random) -> str:
 
 def soak(folder: Path, steps: int, interruptions: int, dice: random.Random) -> tuple[Table, bool]:
     """Run both, and compare; the table of all starts, and whether all is well."""
-    whole, harried = (
-        KillableRun(folder / name, flags_for(steps), patience=7200, poll=0.02)
-        for name in ("whole", "harried")
-    )
+    whole, harried = (KillableRun(folder / name, flags_for(steps)) for name in ("whole", "harried"))
     stretches = [stretch(whole, None, None)]
+    if stretches[0].ended != "its end":
+        raise SystemExit(f"The run that was to be left alone was ended by {stretches[0].ended}.")
     scores = set()
     for number in range(interruptions):
         ahead = 2 * (steps - harried.checkpoint()) // (interruptions - number + 1)
         how = dice.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
         one = stretch(harried, dice.randint(1, max(ahead, 1)), how)
+        print(f"start {number + 1}: {one}", file=sys.stderr, flush=True)
         between = use_artefact(whole, folder, dice)
         if between.startswith("eval"):
             scores.add(between)
         stretches.append(Stretch(one.ended, one.steps, one.first, one.last, between[:40]))
         if one.ended == "its end":
             break
-    stretches.append(stretch(harried, None, None))
+    while stretches[-1].ended != "its end":
+        stretches.append(stretch(harried, None, None))
     table = Table("run", "ended by", "steps", "MB early", "MB late", "in between")
     grown = []
     for number, one in enumerate(stretches):
