@@ -324,6 +324,21 @@ def test_rank_stabilised_scaling_divides_by_the_root_of_the_rank(adapted: Any) -
 
 
 @pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, "LoRA"),
+        ({"lora_type": "dora", "lora_init": "pissa"}, "DoRA (PiSSA)"),
+        (
+            {"lora_init": "orthogonal", "lora_scaling": "rank_stabilised", "lora_plus_ratio": 16},
+            "LoRA (orthonormal start, rsLoRA, LoRA+ 16)",
+        ),
+    ],
+)
+def test_the_name_tells_the_options(flags: dict[str, Any], expected: str) -> None:
+    assert MethodArguments(**{**LORA, **flags}).name == expected
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({**LORA, "lora_init": "gausian"}, "choose gaussian or orthogonal or pissa"),

@@ -407,7 +407,20 @@ class MethodArguments:
             parts.append(f"{self.adapter_type.capitalize()} adapters")
         if self.apply_bitfit:
             parts.append("BitFit")
-        return " + ".join(parts) or "full fine-tuning"
+        name = " + ".join(parts) or "full fine-tuning"
+        return f"{name} ({', '.join(self._options)})" if self._options else name
+
+    @property
+    def _options(self) -> list[str]:
+        """What sets this run apart from the plain method, by the options' own names."""
+        options = []
+        if self.lora_init != "gaussian":
+            options.append({"pissa": "PiSSA", "orthogonal": "orthonormal start"}[self.lora_init])
+        if self.lora_scaling == "rank_stabilised":
+            options.append("rsLoRA")
+        if self.lora_plus_ratio != 1:
+            options.append(f"LoRA+ {self.lora_plus_ratio:g}")
+        return options
 
 
 @dataclass
