@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import pytest
+from accelerate import PartialState
 
 from adalora.glue import DataSource, load_data
 from adalora.pretrained import load_tokenizer
@@ -35,6 +36,16 @@ def test_a_second_start_reads_what_the_first_one_wrote(cache: Path) -> None:
     assert first["train"][:] == second["train"][:]
     tokens(overwrite_cache=True)
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} != files
+
+
+def test_only_the_first_process_of_a_node_makes_the_tokens_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens()
+    files = {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")}
+    monkeypatch.setattr(PartialState, "is_local_main_process", False)
+    tokens(overwrite_cache=True)
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} == files
 
 
 @pytest.mark.parametrize(

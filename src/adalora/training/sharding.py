@@ -8,6 +8,8 @@ keeps 1/N of every matrix, and gathers a layer when it computes with it, forth a
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +29,9 @@ __all__ = ["base_bytes", "replicate_trained", "shard_base"]
 
 logger = logging.getLogger(__name__)
 
+#: glibc's name for the size from which a block is mapped on its own (malloc.h).
+_MMAP_THRESHOLD = -3
+
 
 def shard_base(model: nn.Module, device: torch.device) -> None:
     """Divide the frozen parameters of ``model`` among the processes of the group, in place.
@@ -44,6 +49,8 @@ def shard_base(model: nn.Module, device: torch.device) -> None:
             "--shard_base divides what is frozen, and full fine-tuning trains everything; choose a "
             "method (--apply_lora, --apply_adapter, --apply_bitfit), or leave the flag out."
         )
+    if device.type == "cpu":
+        _give_freed_memory_back()
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     before = base_bytes(model)
     for unit in _units(model):
@@ -54,6 +61,16 @@ def shard_base(model: nn.Module, device: torch.device) -> None:
         base_bytes(model) / 1e6,
         before / 1e6,
     )
+
+
+def _give_freed_memory_back() -> None:
+    """Have the C library return large blocks to the system when they are freed.
+
+    glibc keeps them for later by and by, and every gathered layer would stay: twelve layers of the
+    base model's shape took 1.9 GB in training instead of 1.1.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def _units(model: nn.Module) -> Iterator[nn.Module]:
