@@ -121,10 +121,9 @@ class _Reader:
         if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
             raise self._error(f"`name` is {name!r}; give a word that can name a folder")
         base = self._flags(parts.get("base") or {}, "base")
-        given = self._flags(dict(given), "the command line")
         return Spec(
             name=name,
-            base={**base, **given},
+            base={**base, **self._flags(given, "the command line")},
             tasks=tasks,
             methods=methods,
             budgets=budgets,
