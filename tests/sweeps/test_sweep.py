@@ -187,7 +187,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (first / "run.json").stat().st_mtime_ns == made
     record = RunRecord.read(second)
     assert record.steps == 12
-    assert "Continuing training from" in (second / "log.txt").read_text(encoding="utf-8")
+    assert "Resuming training from checkpoint" in (second / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
