@@ -87,7 +87,7 @@ def test_a_plan_is_shown_without_a_run(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_flags_behind_the_dashes_reach_every_run_and_are_checked(tmp_path: Path) -> None:
     path = Path(written(tmp_path, MIXED))
-    _, spec = read_sweep_file(path, ["--max_steps", "7", "--bf16", "--lora_alpha=4"])
+    _, spec = read_sweep_file(path, ["--max-steps", "7", "--bf16", "--lora_alpha=4"])
     assert {cell.flags["max_steps"] for cell in cells_of(spec)} == {"7"}
     assert {cell.flags["bf16"] for cell in cells_of(spec)} == {True}
     assert {cell.flags["lora_alpha"] for cell in cells_of(spec)} == {"4"}
@@ -161,7 +161,7 @@ def test_runs_are_noted_whatever_becomes_of_each_and_are_not_made_again(
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     text = BASE + "methods: {lora: {apply_lora: true, lora_r: 1}}\nseeds: [1, 2]\n"
-    text = text.replace("max_steps: 3", "max_steps: 40\n  save_strategy: steps\n  save_steps: 1")
+    text = text.replace("max_steps: 3", "max_steps: 12\n  save_strategy: steps\n  save_steps: 3")
     path, folder = written(tmp_path, text), tmp_path / "out"
     command = [path, "--output", str(folder), "--jobs", "1", "--keep", "all"]
     sweep = subprocess.Popen([sys.executable, "-m", "adalora", "sweep", *command])
@@ -186,8 +186,8 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
     assert (first / "run.json").stat().st_mtime_ns == made
     record = RunRecord.read(second)
-    assert record.steps == 40
-    assert "Continuing training from" in (second / "log.txt").read_text(encoding="utf-8")
+    assert record.steps == 12
+    assert "Resuming training from checkpoint" in (second / "log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -28,12 +28,9 @@ def read_sweep_file(path: Path, given: Sequence[str]) -> tuple[str, Spec]:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The sweep's file {path} cannot be read: {error}") from error
-    known = [
-        flag.removeprefix("--")
-        for action in build_parser()._actions
-        for flag in action.option_strings
-        if flag.startswith("--") and flag != "--help"
-    ]
+    flags = [flag for action in build_parser()._actions for flag in action.option_strings]
+    # Each flag is there once more with dashes inside; a file writes it in one way.
+    known = [flag[2:] for flag in flags if flag.startswith("--") and "-" not in flag[2:]]
     spec = read_spec(text, source=str(path), known_flags=known, given=_flags(given))
     return text, spec
 
@@ -45,6 +42,7 @@ def _flags(given: Sequence[str]) -> dict[str, Any]:
     for word in given:
         if word.startswith("--"):
             name, equals, value = word.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
             flags[name] = [value] if equals else []
         elif name is None:
             raise UserError(f"The word {word!r} behind -- belongs to no flag.")
