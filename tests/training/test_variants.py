@@ -110,7 +110,8 @@ def test_an_allocated_variant_ends_at_its_budget_and_counts_by_formula(
     model, adaptation = start(name)
     settings = VARIANTS[name].settings
     first = 1 if settings.grows else RANK
-    assert set(adaptation.rank_pattern().values()) == {first}
+    for not_or_just_begun in (AdaLora(model, settings), adaptation):
+        assert set(not_or_just_begun.rank_pattern().values()) == {first}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
     for step in range(STEPS):
         (model(**batch_of(examples, step)).loss + adaptation.penalty()).backward()
