@@ -116,7 +116,7 @@ def test_a_test_file_needs_no_labels_and_those_it_has_are_not_looked_at(tmp_path
         ("train.txt", "text", "ends in '.txt'"),
         ("train.csv", "text,label\n", "holds no examples"),
         ("train.csv", "", "could not be read as csv"),
-        ("train.csv", "text,label\na,1\n,b,2,3\n", "could not be read as csv"),
+        ("train.csv", "text,label\na,1\n,b,2,3\n", "line 3: 4 columns, where the header has 2"),
         ("train.csv", "text,class\na,1\n", "no column 'label'; its columns are 'text', 'class'"),
         ("train.csv", "label,idx\n1,0\n0,1\n", "has no column of text"),
         ("train.csv", "text,label\na,1\nb,\n", "example 2: the label is missing"),
