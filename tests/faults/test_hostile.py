@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adalora.builtin import nano_path
-from adalora.checkpoints.snapshot import snapshots
+from adalora.checkpoints.checks import check_inside
+from adalora.checkpoints.files import read_json
+from adalora.checkpoints.snapshot import newest_sound, snapshots
 from adalora.errors import UserError
 from adalora.glue import DataSource, load_data, write_predictions
 from adalora.glue.tasks import resolve_task
+from adalora.inference.rows import Columns, read_rows
 from adalora.pretrained import load_classifier, load_config, load_tokenizer
 from adalora.report import RunSummary, Score, run_summary
 from adalora.training import parse_arguments
@@ -238,6 +241,9 @@ def test_an_absurd_size_in_a_configuration_is_refused_before_anything_is_made(
         ("t.csv", "text,label,label\na,1,0\nb,0,1\n", "has two columns 'label'"),
         ("t.csv", "text,label\na,0.5\nb,nan\n", "example 2: the label is 'nan' among numbers"),
         ("t.csv", "text,label\na,0.5\nb,1e999\n", "example 2: the label is '1e999' among numbers"),
+        ("t.csv", "text,label\na,0\nb\0,1\n", "line 3: a NUL character"),
+        ("t.jsonl", '{"te\\u0000xt": "a", "label": 0}\n', "which is no name"),
+        ("t.csv", f"text,label\na,{'9' * 400}\nb,1\n", "example 1: the label 999"),
         ("t.jsonl", '{"text": "a", "label": Infinity}\n', "example 1: the label is inf"),
         ("t.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 400), "example 1: the label 999"),
         ("t.jsonl", '{"text": "a", "label": 0}\n{"text": "\\ud800", "label": 1}\n', "example 2"),
@@ -253,3 +259,55 @@ def test_a_row_that_would_be_misread_is_refused_by_its_number(
         load_data(DataSource(train_file=str(tmp_path / name), need=()))
     assert str(tmp_path / name) in str(caught.value)
     assert says in str(caught.value)
+
+
+# --- files that are to exhaust whoever reads them -------------------------------------------------
+
+DEEP, LONG = "[" * 5000, "9" * 5000
+
+
+def read_manifest_of(folder: Path, content: str) -> None:
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "manifest.json").write_text(content)
+    newest_sound(folder)
+
+
+def read_object(folder: Path, content: str) -> None:
+    (folder / "x.json").write_text(content)
+    read_json(folder / "x.json")
+
+
+def read_predicted(folder: Path, content: str) -> None:
+    stream = io.BytesIO(content.encode())
+    list(read_rows(stream, place="x", form="jsonl", columns=Columns((), (), count=1)))
+
+
+def read_cola(folder: Path, content: str) -> None:
+    (folder / "train.tsv").write_text(f"gj04\t{content}\t\tfine\n")
+    load_data(DataSource(task_name="cola", data_dir=str(folder), need=()))
+
+
+def read_name(folder: Path, content: str) -> None:
+    check_inside(content)
+
+
+@pytest.mark.parametrize(
+    ("read", "content"),
+    [
+        (read_manifest_of, DEEP),
+        (read_manifest_of, LONG),
+        (read_manifest_of, '{"format_version": 1, "step": 1e999, "settings": {}, "files": {}}'),
+        (read_manifest_of, '{"format_version": 1e999}'),
+        (read_object, DEEP),
+        (read_object, LONG),
+        (read_predicted, DEEP),
+        (read_predicted, LONG),
+        (read_cola, LONG),
+        (read_name, "x" * 5000),
+    ],
+)
+def test_nesting_and_numbers_without_end_are_refused(
+    tmp_path: Path, read: Callable[[Path, str], None], content: str
+) -> None:
+    with pytest.raises(UserError):
+        read(tmp_path, content)

@@ -36,7 +36,7 @@ def test_a_lost_process_ends_its_job_which_goes_on_and_stops_at_a_signal_to_one(
         f"Stopped by SIGTERM after step {step} of 24; its checkpoint was written" in run.printed()
     )
     assert "Another process" not in run.printed()
-    assert run.printed().count("exitcode  : 143") == 2
+    assert "exitcode  : 143" in run.printed()
 
     run.finish()
     assert (run.model / "adalora.json").is_file()

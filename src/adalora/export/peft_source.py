@@ -36,6 +36,7 @@ _WITHOUT_EFFECT = frozenset(
 )
 # Starting values that leave the base as it is; the others (PiSSA, OLoRA, LoftQ ...) change it.
 _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
+_LARGEST = 1e9  # of any number in a configuration; no rank or scale is
 _FACTORS = {
     "LORA": {"lora_A.weight": "down", "lora_B.weight": "up"},
     "ADALORA": {"lora_A": "down", "lora_B": "up", "lora_E": "values"},
@@ -212,6 +213,7 @@ def _number(
     config: Mapping[str, Any], name: str, source: Path, *, missing: float | None = None
 ) -> float:
     value = config.get(name, missing)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= _LARGEST:
         raise UserError(f"{source / CONFIG_FILE} has {name}={value!r}, and a number was expected.")
     return float(value)

@@ -53,6 +53,10 @@ def _check_rows(path: Path, separator: str) -> None:
         if twice:
             raise UserError(f"{path} has two columns {twice[0]!r}; give each a name of its own.")
         for row in reader:
+            if any("\0" in cell for cell in (*header, *row)):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: a NUL character; this is not a text file."
+                )
             if len(row) > len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(row)} columns, where the header has "
@@ -89,12 +93,17 @@ def _frame(values: Any) -> pd.DataFrame:
     return pd.DataFrame.from_records(values) if values else pd.DataFrame()
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    # Python's own values: pandas looks into texts when they are asked for, and finds damage then.
+    return pd.read_parquet(path).astype(object)
+
+
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_separated(","),
     ".tsv": _read_separated("\t"),
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
-    ".parquet": pd.read_parquet,
+    ".parquet": _read_parquet,
 }
 
 
@@ -130,6 +139,8 @@ def read_file(path: Path) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{path} holds no examples.")
     frame.columns = [str(column) for column in frame.columns]
+    if odd := [name for name in frame.columns if "\0" in name or not _is_unicode(name)]:
+        raise UserError(f"{path} has a column {odd[0]!r:.60}, which is no name; give it another.")
     return frame
 
 
@@ -188,10 +199,11 @@ def labels(frame: pd.DataFrame, path: Path) -> list[Any]:
             raise UserError(f"{path}, example {number}: the label is missing ({value!r:.60}).")
         if isinstance(value, float) and math.isinf(value):
             raise UserError(f"{path}, example {number}: the label is {value}, which is no number.")
-        if isinstance(value, int) and abs(value) > 2**63:
-            raise UserError(f"{path}, example {number}: the label {value!s:.40} is too large.")
     if all(isinstance(value, str) for value in values):
         values = _as_numbers(values, path)
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise UserError(f"{path}, example {number}: the label {value!s:.40} is too large.")
     return [str(value) if isinstance(value, bool) else value for value in values]
 
 
@@ -209,7 +221,7 @@ def _as_numbers(values: Sequence[str], path: Path) -> list[Any]:
             numbers = [kind(value) for value in values]
         except ValueError:
             continue
-        finite = [math.isfinite(number) for number in numbers]
+        finite = [isinstance(number, int) or math.isfinite(number) for number in numbers]
         if all(finite):
             return numbers
         if any(finite):
