@@ -55,7 +55,7 @@ def write_eval_predictions(
     """
 
     def word(value: Any) -> str:
-        return repr(float(value)) if labels is None else labels[int(value)]
+        return repr(float(value)) if labels is None else _in_a_cell(labels[int(value)])
 
     pairs = zip(references, predictions, strict=True)
     lines = [f"{index}\t{word(truth)}\t{word(guess)}" for index, (truth, guess) in enumerate(pairs)]

@@ -13,7 +13,7 @@ from adalora.sweeps.job import Job, end_all, start
 
 __all__ = ["LocalProcesses", "Room", "room_here"]
 
-#: Memory that a run of a small encoder takes on the CPU, measured at 1.1 GiB for MiniLM.
+#: Memory that a run of a small encoder takes on the CPU, measured at 0.9 to 1.2 GiB for MiniLM.
 _RUN_BYTES = 2 * 2**30
 _POLL_SECONDS = 0.1
 

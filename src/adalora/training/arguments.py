@@ -264,9 +264,10 @@ class MethodArguments:
             raise UserError(
                 f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
             )
-        if self.lora_init == "pissa" and self.apply_adalora:
+        if self.lora_init == "pissa" and self.allocates:
+            flag = "--apply_adalora" if self.apply_adalora else "--prune_lora"
             raise UserError(
-                "--lora_init pissa and --apply_adalora do not go together: the triplets would be "
+                f"--lora_init pissa and {flag} do not go together: the triplets would be "
                 "the base's own principal ones, and pruning would cut them out of it."
             )
         if self.lora_init == "pissa" and self.lora_path:

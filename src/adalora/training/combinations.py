@@ -28,12 +28,12 @@ def check_combination(arguments: RunArguments, data: TaskData) -> None:
             f"--base_dtype {model.base_dtype} is for weights that stay as they are, and {trained}: "
             "small steps would be lost. Leave it out; --bf16 computes in half precision."
         )
-    if method.apply_adalora and not training.keeps_gradients:
+    if method.allocates and not training.keeps_gradients:
         raise UserError(
             f"--optim {training.optimizer_name} uses up the gradients during the backward pass, "
-            "and --apply_adalora reads them after the step; choose another, such as adamw_torch."
+            "and the allocator reads them after the step; choose another, such as adamw_torch."
         )
-    if method.apply_adalora and training.early_stopping_patience and not method.final_warmup:
+    if method.allocates and training.early_stopping_patience and not method.final_warmup:
         raise UserError(
             "--early_stopping_patience counts evaluations at the final budget, and --final_warmup "
             "0 leaves none; give it steps, or a fraction of the run such as 0.3."
