@@ -27,9 +27,10 @@ def adalora(run_command: Any, *words: str, expect: int = 0) -> Any:
 def test_a_sound_plan_shows_steps_budget_and_parameters(run_command: Any) -> None:
     done = adalora(run_command, "plan", *FLAGS, "--init_warmup", "0.1", "--final_warmup", "0.3")
     words = " ".join(done.stdout.split())
-    # 1600 examples, 50 steps of 32 in each of 4 epochs; 12 matrices of 4 triplets, 2 kept.
-    for fact in ("1,600", "200", "48", "24", "20", "60"):
-        assert fact in words
+    # 1600 examples, 50 steps of 32 in each of 4 epochs; 36 matrices of 4 triplets, 2 kept.
+    assert "1,600 train" in words
+    assert "all 144 triplets until step 20, falling until step 140" in words
+    assert "then 72 until step 200" in words
     assert "█" in done.stdout or "#" in done.stdout or "•" in done.stdout
 
 

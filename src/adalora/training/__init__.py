@@ -27,6 +27,7 @@ from adalora.training.folders import (
     hold_folder,
 )
 from adalora.training.interruption import StopOnSignal
+from adalora.training.launch import leave_job
 from adalora.training.parser import RunArguments, parse_arguments
 from adalora.training.run import (
     Run,
@@ -67,6 +68,7 @@ __all__ = [
     "data_source",
     "find_checkpoint",
     "hold_folder",
+    "leave_job",
     "parse_arguments",
     "seed_everything",
     "settings_of",

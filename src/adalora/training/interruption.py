@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from adalora.errors import Interrupted, leads
 from adalora.training.faults import going_on
+from adalora.training.launch import leave_job
 
 __all__ = ["StopOnSignal"]
 
@@ -137,9 +138,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         return int(last)
 
     def _end(self, args: TrainingArguments, state: TrainerState) -> NoReturn:
-        if _several():
-            # Left in order; torn down by the interpreter, it now and then aborts.
-            dist.destroy_process_group()
+        leave_job()
         self._training = False
         raise Interrupted(int(self._asked or 0), _how_to_go_on(int(self._asked or 0), args, state))
 

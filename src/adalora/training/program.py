@@ -34,6 +34,7 @@ def run(
     stop, training = at.StopOnSignal(), arguments.training
     with stop.heeded(), at.told_in_a_sentence(training), at.hold_folder(training):
         train_and_evaluate(arguments, command=words, script=script, callbacks=[stop, *callbacks])
+        at.leave_job()
 
 
 def train_and_evaluate(
@@ -86,5 +87,3 @@ def train_and_evaluate(
     if training.do_predict:
         finished.predict()
     finished.finish(script=script)
-    # Leaves the process group in order; torn down by the interpreter, it now and then aborts.
-    trainer.accelerator.end_training()
