@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.resident import resident_bytes
+
 #: Pieces of DeBERTaV3's vocabulary; its table is more than half of the base model.
 VOCABULARY = 128_100
 #: Type in the file -> types in memory.
 TYPES = {"float32": ("float32", "bfloat16"), "float16": ("float32", "bfloat16", "float16")}
-STATUS = Path("/proc/self/status")
 
 
 def measure(*, layers: int) -> dict[str, Any]:
@@ -57,20 +58,18 @@ def _apart(base: Path, dtype: str, way: str) -> dict[str, Any]:
     return steps
 
 
-def _resident(what: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024
-
-
 class _Steps(dict[str, Any]):
     """Bytes per step."""
 
     def take(self, name: str, work: Callable[[], Any]) -> Any:
         # Resets the kernel's record of the most that was resident.
         Path("/proc/self/clear_refs").write_text("5")
-        before, own = _resident("VmRSS"), _resident("RssAnon")
+        before, own = resident_bytes("VmRSS"), resident_bytes("RssAnon")
         result = work()
-        self[name] = {"peak": _resident("VmHWM") - before, "held": _resident("RssAnon") - own}
+        self[name] = {
+            "peak": resident_bytes("VmHWM") - before,
+            "held": resident_bytes("RssAnon") - own,
+        }
         return result
 
 

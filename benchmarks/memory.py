@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from typing import Any
+
+from benchmarks.resident import resident_bytes
 
 LENGTH, BATCH = 512, 8
 
@@ -26,18 +27,15 @@ def measure(*, layers: int) -> dict[str, Any]:
     return result
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def _in_this_process(name: str, layers: int) -> None:
     from benchmarks.contenders import CONTENDERS, batch_of
 
     step = CONTENDERS[name](layers)
-    before = _peak()
+    before = resident_bytes("VmHWM") / 2**20
     for _ in range(2):
         step(batch_of([LENGTH] * BATCH))
-    print(json.dumps({"peak": _peak(), "above the model": _peak() - before}))
+    peak = resident_bytes("VmHWM") / 2**20
+    print(json.dumps({"peak": peak, "above the model": peak - before}))
 
 
 if __name__ == "__main__":

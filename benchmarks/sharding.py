@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.resident import resident_bytes
 
 PROCESSES, LENGTH, BATCH, STEPS = 2, 64, 4, 4
 
@@ -34,12 +35,6 @@ def measure(*, layers: int) -> dict[str, Any]:
     return result
 
 
-def _megabytes(quantity: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(rf"{quantity}:\s+(\d+) kB", status)
-    return int(found[1]) / 1000 if found else float("nan")
-
-
 def _in_this_process(base: str, layers: int) -> None:
     import torch
     import torch.distributed as dist
@@ -53,7 +48,7 @@ def _in_this_process(base: str, layers: int) -> None:
     if base == "divided":
         shard_base(step.model, cpu)
     step.model = replicate_trained(step.model, cpu)
-    rest = _megabytes("VmRSS")
+    rest = resident_bytes("VmRSS") / 1e6
     # Forget the peak of building the model, whole in either case.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     started = time.perf_counter()
@@ -62,7 +57,7 @@ def _in_this_process(base: str, layers: int) -> None:
     result = {
         "base held": base_bytes(step.model) / 1e6,
         "at rest": rest,
-        "peak in training": _megabytes("VmHWM"),
+        "peak in training": resident_bytes("VmHWM") / 1e6,
         "seconds of a step": (time.perf_counter() - started) / STEPS,
     }
     if dist.get_rank() == 0:

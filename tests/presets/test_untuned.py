@@ -27,21 +27,24 @@ def test_the_flag_alone_is_a_whole_method(tmp_path: Path) -> None:
     assert len(method.target_modules) == 6
     assert 0 < method.init_warmup < 1
     assert 0 < method.final_warmup < 1
-    assert arguments.training.learning_rate == pytest.approx(5e-3)
+    assert arguments.training.learning_rate == pytest.approx(2e-3)
+    assert method.lora_init == "lora"
     assert method.reg_orth_coef == pytest.approx(0.1)
 
 
 def test_what_the_user_says_wins(tmp_path: Path) -> None:
     flags = [
         "--apply_adalora",
-        "--learning_rate=1e-3",
+        "--learning_rate=4e-3",
         "--init_warmup",
         "7",
         "--reg_orth_coef",
         "0",
     ]
     arguments = parse(*flags, folder=tmp_path)
-    assert arguments.training.learning_rate == pytest.approx(1e-3)
+    assert arguments.training.learning_rate == pytest.approx(4e-3)
+    # The start was searched together with a learning rate that this is not.
+    assert arguments.method.lora_init == "gaussian"
     assert arguments.method.init_warmup == 7
     assert arguments.method.reg_orth_coef == 0
 

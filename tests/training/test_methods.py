@@ -68,6 +68,7 @@ CASES = {
         {**LORA, "lora_type": "dora", "lora_init": "pissa"}, RANK * SIDES + OUTPUTS, exact=False
     ),
     "svd": Case({**LORA, "lora_type": "svd"}, RANK * (SIDES + 6 * L)),
+    "svd lora": Case({**LORA, "lora_type": "svd", "lora_init": "lora"}, RANK * (SIDES + 6 * L)),
     "svd orthogonal": Case(
         {**LORA, "lora_type": "svd", "lora_init": "orthogonal"}, RANK * (SIDES + 6 * L)
     ),
@@ -276,6 +277,30 @@ def test_orthonormal_rows_come_from_the_seed(adapted: Any) -> None:
             assert not mine.any()
 
 
+def test_the_start_of_lora_moves_as_lora_does_at_the_first_step(
+    adapted: Any, batch: dict[str, Tensor]
+) -> None:
+    """From one lora_A, lora_B has the gradient of plain LoRA's; as published it has none."""
+    _, plain = adapted("bert", "frd")
+    _, ours = adapted("bert", "svd lora")
+    _, published = adapted("bert", "svd")
+    sides = dict(plain.named_parameters())
+    with torch.no_grad():
+        for n, parameter in ours.named_parameters():
+            if n in sides:
+                parameter.copy_(sides[n])
+    for model in (plain, ours, published):
+        model(**batch).loss.backward()
+    found = [n for n in sides if n.endswith("lora_B")]
+    assert found
+    for n in found:
+        gradient = ours.get_parameter(n).grad
+        torch.testing.assert_close(gradient, sides[n].grad, rtol=1e-4, atol=1e-8)
+        assert gradient is not None
+        assert gradient.any()
+        assert not published.get_parameter(n).grad.any()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", ["frd pissa", "svd pissa"])
 def test_pissa_starts_from_the_largest_singular_triplets(adapted: Any, name: str) -> None:
     _, model = adapted("bert", name)
@@ -341,8 +366,12 @@ def test_the_name_tells_the_options(flags: dict[str, Any], expected: str) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({**LORA, "lora_init": "gausian"}, "choose gaussian or orthogonal or pissa"),
+        ({**LORA, "lora_init": "gausian"}, "choose gaussian or lora or orthogonal or pissa"),
         ({"lora_init": "orthogonal"}, "needs --apply_lora"),
+        (
+            {**LORA, "lora_type": "svd", "lora_init": "lora", "lora_plus_ratio": 8},
+            "which --lora_init lora does not start at zero",
+        ),
         ({**LORA, "lora_scaling": "rs"}, "choose standard or rank_stabilised"),
         ({"lora_scaling": "rank_stabilised"}, "needs --apply_lora"),
         ({**LORA, "lora_init": "pissa", "lora_path": "x.bin"}, "give one"),

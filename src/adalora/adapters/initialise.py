@@ -5,6 +5,7 @@ Each function works on one layer in place, and the layer computes what its base 
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,7 @@ from adalora.errors import UserError
 
 __all__ = ["INITIALISATIONS", "Initialisation", "initialise", "update_scale"]
 
-Initialisation = Literal["gaussian", "orthogonal", "pissa"]
+Initialisation = Literal["gaussian", "lora", "orthogonal", "pissa"]
 INITIALISATIONS = get_args(Initialisation)
 
 
@@ -32,7 +33,7 @@ def initialise(layer: loralib.Linear | loralib.SVDLinear, start: str, *, path: s
     Args:
         layer: with an adapter; on the meta device only the request is checked.
         start: ``gaussian``, as its class draws them (``svd``: standard deviation 0.02; ``frd``: as
-            torch draws a Linear); ``orthogonal``; ``pissa``.
+            torch draws a Linear); ``lora``; ``orthogonal``; ``pissa``.
         path: of the layer, for messages.
 
     Raises:
@@ -44,7 +45,22 @@ def initialise(layer: loralib.Linear | loralib.SVDLinear, start: str, *, path: s
         _check_principal(layer, path)
     if start == "gaussian" or layer.lora_A.is_meta:
         return
-    {"orthogonal": _orthogonal, "pissa": _principal}[start](layer)
+    {"lora": _like_lora, "orthogonal": _orthogonal, "pissa": _principal}[start](layer)
+
+
+@torch.no_grad()
+def _like_lora(layer: loralib.Linear | loralib.SVDLinear) -> None:
+    """With ``svd``: ``lora_A`` as torch draws a Linear, ``lora_E`` at one, ``lora_B`` at zero.
+
+    That is the start of plain LoRA, which ``frd`` has anyway, and the update starts at zero by
+    ``lora_B`` instead of ``lora_E``. As published, a triplet starts between two random directions
+    and one number has to grow before they turn; here the whole of ``lora_B`` follows the gradient
+    from the first step on.
+    """
+    if isinstance(layer, loralib.SVDLinear):
+        nn.init.kaiming_uniform_(layer.lora_A, a=math.sqrt(5))
+        nn.init.ones_(layer.lora_E)
+        nn.init.zeros_(layer.lora_B)
 
 
 @torch.no_grad()

@@ -122,7 +122,9 @@ def flags_beside(preset: Preset, given: Sequence[str]) -> dict[str, Any]:
 def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
     """What AdaLoRA runs with where the user says nothing, by flag; empty without AdaLoRA.
 
-    One rank alone decides the other: a run ends with half the rank that it starts with.
+    One rank alone decides the other: a run ends with half the rank that it starts with. The start
+    that was searched together with the learning rate is not taken beside another learning rate, so
+    that the original's commands start as they did.
 
     Args:
         given: flags of the user's and their values, None for a flag without one.
@@ -135,6 +137,8 @@ def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
     settings = dict(_settings(_read("untuned.yaml")["flags"]))
     displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
     found = {flag: setting.value for flag, setting in settings.items() if flag not in displaced}
+    if "learning_rate" in given:
+        found.pop("lora_init", None)
     start, end = str(given.get("lora_r")), str(given.get("target_rank"))
     if "target_total_rank" in given or start.isdigit():
         found.pop("target_rank", None)

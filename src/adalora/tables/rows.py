@@ -32,15 +32,13 @@ _HOUSEKEEPING = frozenset(
 )
 #: Flags that the label of a row tells already.
 _IN_LABEL = frozenset(
-    """adapter_size adapter_type apply_adalora apply_adapter apply_bitfit apply_lora
-    lora_r lora_type model_name_or_path target_rank target_total_rank""".split()
+    """adapter_size adapter_type apply_adalora apply_adapter apply_bitfit apply_lora lora_init
+    lora_plus_ratio lora_r lora_scaling lora_type model_name_or_path target_rank
+    target_total_rank""".split()
 )
 
-#: Flags that make another method or another start of it: told also where all runs share them.
-_ALWAYS_TOLD = frozenset(
-    """adapter_path lora_init lora_path lora_plus_ratio lora_scaling masking_prob
-    reg_loss_wgt""".split()
-)
+#: Flags that make another method of it: told also where all runs share them.
+_ALWAYS_TOLD = frozenset("adapter_path lora_path masking_prob reg_loss_wgt".split())
 _DEFAULT = "default"
 
 

@@ -42,6 +42,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
+_START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 BASE_DTYPES = {
     "float32": torch.float32,
@@ -158,8 +159,9 @@ class MethodArguments:
     lora_init: str = field(
         default="gaussian",
         metadata=_help(
-            "Where the factors start: `gaussian` (as published), `orthogonal` (orthonormal, so "
-            "that the penalty starts at zero) or `pissa` (the base's principal part)."
+            "Where the factors start: `gaussian` (as published), `lora` (svd: as plain LoRA, "
+            "lora_B at zero and lora_E at one), `orthogonal` (orthonormal, so that the penalty "
+            "starts at zero) or `pissa` (the base's principal part)."
         ),
     )
     lora_scaling: str = field(
@@ -274,6 +276,11 @@ class MethodArguments:
             raise UserError(
                 f"--lora_init pissa computes where to start from, and --lora_path {self.lora_path} "
                 "says where; give one."
+            )
+        if self.lora_init == "lora" and self.lora_type == "svd" and self.lora_plus_ratio != 1:
+            raise UserError(
+                f"--lora_plus_ratio {self.lora_plus_ratio:g} raises the learning rate of lora_E, "
+                "which --lora_init lora does not start at zero; leave one of the two out."
             )
         if self.lora_init != "gaussian" and not self.apply_lora:
             raise UserError(f"--lora_init {self.lora_init} needs --apply_lora.")
@@ -415,8 +422,8 @@ class MethodArguments:
     def _options(self) -> list[str]:
         """What sets this run apart from the plain method, by the options' own names."""
         options = []
-        if self.lora_init != "gaussian":
-            options.append({"pissa": "PiSSA", "orthogonal": "orthonormal start"}[self.lora_init])
+        if self.lora_init in _START_NAMES:
+            options.append(_START_NAMES[self.lora_init])
         if self.lora_scaling == "rank_stabilised":
             options.append("rsLoRA")
         if self.lora_plus_ratio != 1:
