@@ -18,6 +18,7 @@ from adalora.training.parser import build_parser, parse_arguments
 MINIMAL = ["--model_name_or_path", "nano", "--task_name", "mini-sst2"]
 SVD = ["--apply_lora", "--lora_type", "svd", "--lora_r", "4"]
 ADALORA = [*SVD, "--apply_adalora"]
+PRUNED_LORA = ["--apply_lora", "--lora_r", "4", "--target_rank", "2", "--prune_lora"]
 REENTRANT = '{"use_reentrant": true}'
 
 # The fields of the original's three argument classes that its nine commands or its documentation
@@ -218,11 +219,12 @@ def test_flags_that_do_not_go_together_are_refused_by_name(
             check_combination(arguments, data)
 
 
+@pytest.mark.parametrize("method", [ADALORA, PRUNED_LORA], ids=["adalora", "pruned lora"])
 @pytest.mark.parametrize("optimizer", ["lomo", "adalomo", "galore_adamw_layerwise"])
-def test_an_optimizer_that_uses_up_the_gradients_cannot_serve_adalora(
-    optimizer: str, monkeypatch: pytest.MonkeyPatch
+def test_an_optimizer_that_uses_up_the_gradients_cannot_serve_an_allocator(
+    optimizer: str, method: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = parse_arguments([*MINIMAL, *ADALORA])
+    arguments = parse_arguments([*MINIMAL, *method])
     check_combination(arguments, SimpleNamespace(is_regression=False))  # type: ignore[arg-type]
     # Its package is not here, or it would have been parsed.
     monkeypatch.setattr(arguments.training, "optim", optimizer)
