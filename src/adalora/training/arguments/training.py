@@ -1,0 +1,268 @@
+"""How a run trains: the installed ``TrainingArguments``, the original's flags, and their checks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import torch
+import transformers
+
+from adalora.errors import UserError
+from adalora.sizes import check_numbers
+from adalora.training.arguments.told import told
+from adalora.training.launch import (
+    ADVICE,
+    asks_for_fsdp,
+    check_environment,
+    check_job,
+    refused_sharding,
+)
+from adalora.training.ranges import TRAINING_RANGES
+
+__all__ = ["AdaLoraTrainingArguments"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class AdaLoraTrainingArguments(transformers.TrainingArguments):
+    """The installed ``TrainingArguments`` with the original's flags that it no longer has.
+
+    Departures from both: results go to ``root_output_dir`` (``model/``, ``log/``, ``log.txt``);
+    TensorBoard is on unless ``--report_to none``; without an accelerator the CPU is chosen by
+    itself, which two launched processes need to form one job (they would train two models
+    otherwise); fp16 without a GPU is an error instead of being ignored.
+    """
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    root_output_dir: str | None = field(
+        default=None,
+        metadata=told(
+            "Folder of the run: model/ (artefact and checkpoints), log/ (TensorBoard), log.txt "
+            "and results. --output_dir is taken for it when this is not given."
+        ),
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata=told(
+            "Start again where an earlier run left files; they are replaced. With "
+            "--resume_from_checkpoint the run resumes all the same, and nothing is removed."
+        ),
+    )
+    force_resume: bool = field(
+        default=False,
+        metadata=told(
+            "Resume although flags that decide the course of the run were changed; what cannot "
+            "fit (other ranks or matrices, another optimizer) is refused all the same."
+        ),
+    )
+    evaluation_strategy: str | None = field(
+        default=None, metadata=told("Old name of --eval_strategy: no, steps or epoch.")
+    )
+    warmup_ratio: float | None = field(
+        default=None, metadata=told("Learning-rate warm-up as a fraction of all steps.")
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata=told(
+            "Stop after this many evaluations in a row without a better one; under AdaLoRA those "
+            "at the final budget count. Needs --eval_strategy and --load_best_model_at_end."
+        ),
+    )
+    cls_dropout: float | None = field(
+        default=None, metadata=told("Dropout before the classifier; default: the model's own.")
+    )
+    no_cuda: bool = field(default=False, metadata=told("Old name of --use_cpu."))
+    use_deterministic_algorithms: bool = field(
+        default=False,
+        metadata=told("Only deterministic kernels; an operation without one is an error."),
+    )
+    per_gpu_train_batch_size: int | None = field(
+        default=None, metadata=told("Old name of --per_device_train_batch_size.")
+    )
+    per_gpu_eval_batch_size: int | None = field(
+        default=None, metadata=told("Old name of --per_device_eval_batch_size.")
+    )
+    adafactor: bool = field(default=False, metadata=told("Old name of --optim adafactor."))
+    group_by_length: bool = field(
+        default=False, metadata=told("Old name of --train_sampling_strategy group_by_length.")
+    )
+    shard_base: bool = field(
+        default=False,
+        metadata=told(
+            "Divide the frozen base among the processes (FSDP2) instead of keeping it whole in "
+            "each; results and checkpoints are the same. --fsdp is taken for it."
+        ),
+    )
+    report_to: None | str | list[str] = field(  # noqa: RUF036 - the parser reads the order
+        default="tensorboard",
+        metadata=told("Where logs go: tensorboard, wandb, ..., all or none."),
+    )
+
+    def __post_init__(self) -> None:
+        # As told, before the values below are derived from one another: a run's record shows these.
+        self.given = {field.name: getattr(self, field.name) for field in fields(self)}
+        root = self.root_output_dir or self.output_dir or os.path.join("output", "run")
+        self.root_output_dir = os.path.expanduser(root)
+        self.output_dir = os.path.join(self.root_output_dir, "model")
+        if self.run_name is None:
+            self.run_name = self.root_output_dir
+        self._take_old_names()
+        self._choose_device()
+        self._choose_sharding()
+        self._check()
+        check_environment(os.environ, local_rank=self.local_rank)
+        try:
+            super().__post_init__()
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"The training flags do not fit together: {error}") from error
+        self._check_checkpointing()
+        self._check_optimizer()
+        check_job(os.environ, self.distributed_state)
+        self._check_sharding()
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs are visible and one is used; start %s to use more.", self.n_gpu, ADVICE
+            )
+            self._n_gpu = 1
+
+    def _take_old_names(self) -> None:
+        """Carry the values of flags that transformers renamed or removed to where they live now."""
+        if self.evaluation_strategy is not None:
+            self.eval_strategy = self.evaluation_strategy
+        if self.warmup_ratio is not None:
+            if not 0 <= self.warmup_ratio < 1:
+                raise UserError(
+                    f"--warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1."
+                )
+            # transformers 5 reads a warm-up below 1 as a fraction; explicit steps win, as in 4.4.
+            if not self.warmup_steps:
+                self.warmup_steps = self.warmup_ratio
+        if self.per_gpu_train_batch_size is not None:
+            self.per_device_train_batch_size = self.per_gpu_train_batch_size
+        if self.per_gpu_eval_batch_size is not None:
+            self.per_device_eval_batch_size = self.per_gpu_eval_batch_size
+        if self.adafactor:
+            self.optim = "adafactor"
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+
+    def _choose_device(self) -> None:
+        accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+        self.use_cpu = self.use_cpu or self.no_cuda or not accelerator
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+            if self.fp16:
+                raise UserError(
+                    "--fp16 needs a GPU and this run is on the CPU; use --bf16 there, or no flag."
+                )
+
+    def _check_checkpointing(self) -> None:
+        """Under two names, the second of which transformers 5.23 brought."""
+        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+            options = getattr(self, name, None)
+            if isinstance(options, dict) and options.get("use_reentrant"):
+                raise UserError(
+                    f"--{name} asks for use_reentrant, which cannot go back through what all "
+                    "layers share (DeBERTa's table of positions); leave it out."
+                )
+
+    def _check_optimizer(self) -> None:
+        try:
+            transformers.Trainer.get_optimizer_cls_and_kwargs(self)
+        except ImportError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--optim {self.optimizer_name} needs a package that is not here ({reason}); "
+                "install it, or choose adamw_torch_fused, adamw_torch, adafactor or sgd."
+            ) from error
+        except ValueError as error:
+            # Some want the model, which is not there yet.
+            if "model" not in str(error):
+                raise UserError(
+                    f"--optim {self.optimizer_name} cannot be used: {error}."
+                ) from error
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimizer as ``--optim`` names it."""
+        return str(getattr(self.optim, "value", self.optim))
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether the optimizer leaves the step's gradients there, as AdaLoRA needs them."""
+        return not self.optimizer_name.endswith(("lomo", "layerwise"))
+
+    def _choose_sharding(self) -> None:
+        """Take what asks for FSDP as ``shard_base``; refuse what would divide what trains."""
+        reason = refused_sharding(os.environ, self)
+        if reason is not None:
+            raise UserError(reason)
+        if self.fsdp or asks_for_fsdp(os.environ):
+            self.shard_base, self.fsdp = True, None
+            # accelerate would divide the adapters as well, on which the allocator decides.
+            os.environ.pop("ACCELERATE_USE_FSDP", None)
+
+    def _check_sharding(self) -> None:
+        if not self.shard_base:
+            return
+        if self.world_size == 1:
+            raise UserError(
+                "--shard_base divides the frozen base among processes and this run has one; start "
+                f"several with {ADVICE}, or leave the flag out."
+            )
+        for name in ("torch_compile", "fp16_full_eval", "bf16_full_eval", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise UserError(
+                    f"--shard_base does not go with --{name}, which was not tested with a divided "
+                    "base; leave one of them out."
+                )
+
+    def _check(self) -> None:
+        for name, value in (
+            ("eval_strategy", self.eval_strategy),
+            ("logging_strategy", self.logging_strategy),
+        ):
+            if str(getattr(value, "value", value)) not in ("no", "steps", "epoch"):
+                raise UserError(f"--{name} is {value!r}; choose no, steps or epoch.")
+        if self.cls_dropout is not None and not 0 <= self.cls_dropout < 1:
+            raise UserError(
+                f"--cls_dropout is {self.cls_dropout}; it must be at least 0 and below 1."
+            )
+        patience = self.early_stopping_patience
+        if patience is not None:
+            if patience < 1:
+                raise UserError(f"--early_stopping_patience is {patience}; it must be at least 1.")
+            strategy = str(getattr(self.eval_strategy, "value", self.eval_strategy))
+            if strategy == "no" or not self.load_best_model_at_end:
+                raise UserError(
+                    f"--early_stopping_patience {patience} compares evaluations and ends with the "
+                    "best model, so it needs --eval_strategy epoch --save_strategy epoch "
+                    "--load_best_model_at_end (or steps in both places)."
+                )
+        positive = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*positive, "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise UserError(
+                f"--num_train_epochs is {self.num_train_epochs}; it must be above 0 "
+                "where --max_steps is not given."
+            )
+        check_numbers(self, TRAINING_RANGES)
+
+    @property
+    def uses_tensorboard(self) -> bool:
+        """Whether records go to TensorBoard."""
+        return "tensorboard" in (self.report_to or [])
+
+    @property
+    def log_dir(self) -> str:
+        """Folder of the TensorBoard records."""
+        return os.path.join(str(self.root_output_dir), "log")
