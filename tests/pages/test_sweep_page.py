@@ -125,7 +125,7 @@ def test_a_line_still_being_written_is_left_out_and_said(make: Any, tmp_path: Pa
         file.write('{"id": "b", "sta')
     sweep = read_sweep(source)
     assert len(sweep.runs) == 1
-    assert "incomplete" in sweep.notes[0]
+    assert "cut off" in sweep.notes[0]
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"id": "b", "status": "finished", "record": {}}'])

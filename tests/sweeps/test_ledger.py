@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from adalora.errors import UserError
-from adalora.runs import RunRecord
-from adalora.sweeps.ledger import RESULTS_FILE, Ledger, Result
+from adalora.runs import RESULTS_FILE, Result, RunRecord
+from adalora.sweeps.ledger import Ledger
 from adalora.sweeps.work import open_cells, tidy
 
 Make = Callable[..., Any]
@@ -90,7 +90,7 @@ def test_a_last_line_that_only_lacks_its_end_is_kept(noted: Path) -> None:
 def test_a_damaged_line_in_the_middle_is_told_with_its_number(noted: Path) -> None:
     path = noted / RESULTS_FILE
     path.write_text("{broken\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(UserError, match="line 1, is damaged"), Ledger.opened(noted):
+    with pytest.raises(UserError, match="line 1: not a line of a sweep"), Ledger.opened(noted):
         pass
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adalora.errors import UserError
 from adalora.pages.history import History, read_history
-from adalora.runs import RECORD_FILE, RunRecord
+from adalora.runs import RECORD_FILE, RESULTS_FILE, RunRecord
 
 __all__ = ["Confusion", "FailedRun", "RunSource", "SweepSource", "read_run", "read_source"]
 
@@ -74,7 +74,7 @@ def read_source(path: Path) -> RunSource | SweepSource:
     Raises:
         UserError: if it is neither, is damaged, or no run of the sweep has ended yet.
     """
-    if (path / "results.jsonl").is_file():
+    if (path / RESULTS_FILE).is_file():
         from adalora.pages.sweep_source import read_sweep
 
         return read_sweep(path)
@@ -84,7 +84,7 @@ def read_source(path: Path) -> RunSource | SweepSource:
         raise UserError(f"{path} does not exist; name the folder of a run or of a sweep.")
     raise UserError(
         f"{path} holds neither {RECORD_FILE} (the folder of a finished run of run_glue.py) nor "
-        "results.jsonl (the folder of a sweep), so there is nothing to report."
+        f"{RESULTS_FILE} (the folder of a sweep), so there is nothing to report."
     )
 
 

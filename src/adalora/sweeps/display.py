@@ -22,9 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from adalora.runs import Result
 from adalora.sweeps.cells import Cell
 from adalora.sweeps.estimate import Estimate, Setting, setting_of
-from adalora.sweeps.ledger import Result
 from adalora.sweeps.work import main_score
 
 __all__ = ["Display", "duration", "plan_table"]

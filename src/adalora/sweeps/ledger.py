@@ -12,65 +12,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from adalora.checkpoints.files import read_json, write_json
 from adalora.errors import UserError
-from adalora.runs import RECORD_FILE, RunRecord
+from adalora.runs import RECORD_FILE, RESULTS_FILE, Result, RunRecord, read_results
 from adalora.sweeps.cells import Cell
 from adalora.training.lock import locked_folder
 
-__all__ = ["RESULTS_FILE", "Ledger", "Result"]
+__all__ = ["Ledger"]
 
-RESULTS_FILE = "results.jsonl"
 _PLAN_FILE = "plan.json"
 _SPEC_FILE = "sweep.yaml"
-
-
-@dataclass(frozen=True)
-class Result:
-    """How one run ended: ``record`` if it finished, ``error`` if it failed."""
-
-    id: str
-    cell: Mapping[str, Any]
-    record: RunRecord | None = None
-    error: str | None = None
-
-    @property
-    def status(self) -> Literal["finished", "failed"]:
-        """As in the file."""
-        return "failed" if self.record is None else "finished"
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of ``results.jsonl``."""
-        return {
-            "id": self.id,
-            "status": self.status,
-            "cell": dict(self.cell),
-            "error": self.error,
-            "record": None if self.record is None else self.record.to_json(),
-            "folder": f"runs/{self.id}",
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """The result in a line.
-
-        Raises:
-            UserError: if something is missing from it.
-        """
-        try:
-            record = values["record"]
-            return cls(
-                id=str(values["id"]),
-                cell=dict(values["cell"]),
-                record=None if record is None else RunRecord.from_json(record, source=source),
-                error=values["error"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{source} is no result of a sweep: {error}") from error
 
 
 class Ledger:
@@ -168,19 +122,7 @@ class Ledger:
         if not path.is_file():
             return
         _mend(path)
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            source = f"{path}, line {number},"
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{source} is damaged ({error}); take the line out to have its run noted or "
-                    "made again."
-                ) from error
-            result = Result.from_json(values, source=source)
-            self.results[result.id] = result
+        self.results |= {result.id: result for result in read_results(path)[0]}
 
 
 def _mend(path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Literal
 
 from adalora.checkpoints.snapshot import snapshots
 from adalora.errors import UserError
-from adalora.runs import RunRecord
+from adalora.runs import Result, RunRecord
 from adalora.sweeps.cells import Cell, words
 from adalora.sweeps.job import Executor, Job, outcome_of, prepare
-from adalora.sweeps.ledger import Ledger, Result
+from adalora.sweeps.ledger import Ledger
 
 __all__ = ["Events", "Keep", "main_score", "open_cells", "run_cells", "tidy"]
 

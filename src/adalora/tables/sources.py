@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adalora.errors import UserError
-from adalora.runs import RECORD_FILE, RunRecord
+from adalora.runs import RECORD_FILE, RESULTS_FILE, RunRecord, read_results
 
 __all__ = ["Failure", "Run", "Sources", "read_run", "read_sources"]
-
-RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ def read_sources(paths: Iterable[str]) -> Sources:
         path = Path(word).expanduser()
         if not path.exists():
             raise UserError(f"{path} does not exist; name a sweep's folder or a run's folder.")
-        if path.suffix == ".jsonl" or (path / RESULTS).is_file():
-            found = _read_results(path if path.is_file() else path / RESULTS)
+        if path.suffix == ".jsonl" or (path / RESULTS_FILE).is_file():
+            found = _read_results(path if path.is_file() else path / RESULTS_FILE)
             runs |= found[0]
             failures |= found[1]
             notes += found[2]
@@ -83,8 +80,8 @@ def read_sources(paths: Iterable[str]) -> Sources:
         folders = [path] if (path / RECORD_FILE).is_file() else sorted(_parents(path))
         if not folders:
             raise UserError(
-                f"{path} holds neither {RESULTS} (of a sweep) nor {RECORD_FILE} (of a finished "
-                "run), nor folders with one; finish the run first, or name another folder."
+                f"{path} holds neither {RESULTS_FILE} (of a sweep) nor {RECORD_FILE} (of a "
+                "finished run), nor folders with one; finish the run first, or name another folder."
             )
         for folder in folders:
             runs[folder.resolve()] = read_run(folder)
@@ -112,29 +109,13 @@ def _parents(path: Path) -> Iterable[Path]:
 def _read_results(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:
     runs: dict[Path, Run] = {}
     failures: dict[Path, Failure] = {}
-    notes = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-            identity, status = str(entry["id"]), entry["status"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            # A sweep that was killed while it wrote leaves half a line; only the last can be one.
-            if number == len(lines):
-                notes.append(f"{where} is cut off and was left out.")
-                continue
-            raise UserError(f"{where}: not a line of a sweep's results ({error}).") from error
-        folder = path.parent / str(entry.get("folder") or f"runs/{identity}")
+    results, notes = read_results(path)
+    for result in results:
+        folder = path.parent / result.folder
         key = folder.resolve()
-        cell = entry.get("cell") or {}
-        if status == "finished":
+        if result.record is not None:
             failures.pop(key, None)
-            record = RunRecord.from_json(entry.get("record") or {}, source=where)
-            runs[key] = Run(record, folder if folder.is_dir() else None, cell)
+            runs[key] = Run(result.record, folder if folder.is_dir() else None, result.cell)
         elif key not in runs:
-            reason = " ".join(str(entry.get("error") or "no reason was noted").split())
-            failures[key] = Failure(identity, cell, reason)
+            failures[key] = Failure(result.id, result.cell, " ".join(str(result.error).split()))
     return runs, failures, notes
