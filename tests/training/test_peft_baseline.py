@@ -122,6 +122,11 @@ def test_the_trainer_does_what_pefts_documentation_says(
         }
         assert sum(adaptation.rank_pattern().values()) == 12
         assert adaptation.allocator.mask_events == 3
+        steps = [(one["step"], one["budget"]) for one in adaptation.history.entries()]
+        assert len(steps) == 3
+        assert steps[-1][1] == 12
+        last = adaptation.history.entries()[-1]["ranks"]
+        assert {f"{name}.lora_E": rank for name, rank in last.items()} == adaptation.rank_pattern()
 
 
 def test_the_evaluated_and_the_logged_loss_are_the_tasks_alone(
@@ -173,6 +178,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(
         one, two = whole.adaptation, resumed.adaptation
         assert one.rank_pattern() == two.rank_pattern()  # type: ignore[union-attr]
         assert one.allocator.mask_events == two.allocator.mask_events  # type: ignore[union-attr]
+        assert one.history.entries() == two.history.entries()  # type: ignore[union-attr]
 
 
 @pytest.mark.filterwarnings("ignore:The following rank_pattern keys")

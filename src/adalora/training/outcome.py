@@ -107,11 +107,12 @@ def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
 
 def write_course(run: Run, folder: Path) -> None:
     """Write ``history.json`` and the answers on every evaluation set."""
-    known = run.adaptation if isinstance(run.adaptation, AdaLora) else None
+    adaptation = run.adaptation
     course = {
         "log_history": run.trainer.state.log_history,
-        "allocations": [] if known is None else known.history.entries(),
-        "importance": {} if known is None else known.importance(),
+        "allocations": [] if adaptation is None else adaptation.history.entries(),
+        # PEFT's allocator drops its scores when it prunes for good.
+        "importance": adaptation.importance() if isinstance(adaptation, AdaLora) else {},
     }
     write_json(folder / HISTORY_FILE, plain(course))
     for split, answers in run.answers.items():

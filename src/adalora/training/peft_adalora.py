@@ -13,10 +13,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLoraSettings
+from adalora.training.allocations import AllocationHistory
 
 __all__ = ["PeftAdaLora"]
 
@@ -49,6 +51,7 @@ class PeftAdaLora:
         self.threshold: Tensor | None = None
         self.steps_seen = self.mask_events = self.skipped_steps = 0
         self.task_loss: Tensor | None = None
+        self.history = AllocationHistory(0)
         self._watch_task_loss()
 
     @property
@@ -108,6 +111,7 @@ class PeftAdaLora:
                 f"{config.tfinal} fill the {total_steps} steps of this run; lower them."
             )
         self._allocator.set_total_step(total_steps)
+        self.history = AllocationHistory(total_steps)
         self.allocator = self
 
     def step(self, global_step: int) -> None:
@@ -119,8 +123,13 @@ class PeftAdaLora:
         before = self._config.rank_pattern
         self.model.base_model.update_and_allocate(global_step)
         self.steps_seen += 1
-        self.mask_events += self._config.rank_pattern is not before
         self.budget, _ = self._allocator.budget_schedule(global_step)
+        pattern = self._config.rank_pattern
+        if pattern is not before:
+            self.mask_events += 1
+            kept = {name.removesuffix(".default"): torch.tensor(k) for name, k in pattern.items()}
+            # PEFT does not tell its threshold.
+            self.history.note(global_step, self.budget, None, kept)
 
     def at_target(self, steps: int) -> bool:
         """Whether the budget is at its target for good, once ``steps`` steps were made."""
@@ -157,6 +166,7 @@ class PeftAdaLora:
             **{name: dict(getattr(self._allocator, name)) for name in _AVERAGES},
             "rank_pattern": self._config.rank_pattern,
             "counts": [self.steps_seen, self.mask_events],
+            "history": self.history.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
@@ -171,6 +181,7 @@ class PeftAdaLora:
                 setattr(self._allocator, name, here)
             self._config.rank_pattern = state["rank_pattern"]
             self.steps_seen, self.mask_events = state["counts"]
+            self.history.load_state_dict(state.get("history", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"The allocator's state does not fit PEFT's AdaLoRA: {error}"
