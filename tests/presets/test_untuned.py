@@ -27,7 +27,7 @@ def test_the_flag_alone_is_a_whole_method(tmp_path: Path) -> None:
     assert len(method.target_modules) == 6
     assert 0 < method.init_warmup < 1
     assert 0 < method.final_warmup < 1
-    assert arguments.training.learning_rate == pytest.approx(2e-3)
+    assert arguments.training.learning_rate == pytest.approx(1e-3)
     assert method.lora_init == "lora"
     assert method.reg_orth_coef == pytest.approx(0.1)
 
