@@ -201,3 +201,31 @@ def test_the_trainer_serves_methods_without_an_allocator(
 def test_without_a_model_the_error_says_so(make_arguments: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="needs `model`"):
         AdaLoraTrainer(args=make_arguments())
+
+
+def test_predictions_come_in_the_order_of_the_data_though_training_groups_by_length(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    lengths = [2 + (5 * place) % 11 for place in range(len(examples))]
+    of_all_lengths = [
+        {"input_ids": row["input_ids"][:length], "labels": place % 2}
+        for place, (row, length) in enumerate(zip(examples, lengths, strict=True))
+    ]
+
+    def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
+        ids = torch.nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+        labels = torch.tensor([row["labels"] for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}
+
+    def predictions(**flags: Any) -> tuple[list[int], torch.Tensor]:
+        model = make_model()
+        arguments = make_arguments(per_device_eval_batch_size=8, **flags)
+        trainer = build(model, arguments, of_all_lengths, data_collator=collate)
+        assert trainer.evaluate()["eval_loss"] > 0
+        found = trainer.predict(of_all_lengths)  # type: ignore[arg-type]
+        return found.label_ids.tolist(), torch.as_tensor(found.predictions)  # type: ignore[union-attr]
+
+    labels, usual = predictions()
+    grouped_labels, grouped = predictions(train_sampling_strategy="group_by_length")
+    assert grouped_labels == labels == [row["labels"] for row in of_all_lengths]
+    torch.testing.assert_close(grouped, usual, rtol=1e-5, atol=1e-6)

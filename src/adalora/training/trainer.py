@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 from transformers.trainer_utils import has_length
 
@@ -135,6 +136,17 @@ class AdaLoraTrainer(ResumableTrainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         size = sampler.batch_size * self.args.world_size
         return GroupedByLength(size, seed=seed, lengths=sampler.lengths)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """The order of the data: a prediction is told from another by its place.
+
+        The installed Trainer lets --train_sampling_strategy group evaluation and prediction by
+        length too, and hands the predictions out in that order. (What is shared out among
+        processes comes back in the order of the data.)
+        """
+        if eval_dataset is None or not has_length(eval_dataset):
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
