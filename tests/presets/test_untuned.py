@@ -49,6 +49,12 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     assert arguments.method.reg_orth_coef == 0
 
 
+def test_what_does_not_go_with_a_flag_of_the_users_is_not_added(tmp_path: Path) -> None:
+    method = parse("--apply_adalora", "--lora_plus_ratio", "8", folder=tmp_path).method
+    assert method.lora_init == "gaussian"
+    assert method.lora_plus_ratio == 8
+
+
 @pytest.mark.parametrize(
     ("flags", "ranks"),
     [

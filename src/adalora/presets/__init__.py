@@ -124,7 +124,7 @@ def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
 
     One rank alone decides the other: a run ends with half the rank that it starts with. The start
     that was searched together with the learning rate is not taken beside another learning rate, so
-    that the original's commands start as they did.
+    that the original's commands start as they did, nor beside LoRA+, which does not go with it.
 
     Args:
         given: flags of the user's and their values, None for a flag without one.
@@ -137,7 +137,7 @@ def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
     settings = dict(_settings(_read("untuned.yaml")["flags"]))
     displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
     found = {flag: setting.value for flag, setting in settings.items() if flag not in displaced}
-    if "learning_rate" in given:
+    if "learning_rate" in given or "lora_plus_ratio" in given:
         found.pop("lora_init", None)
     start, end = str(given.get("lora_r")), str(given.get("target_rank"))
     if "target_total_rank" in given or start.isdigit():
