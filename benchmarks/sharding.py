@@ -39,6 +39,7 @@ def _in_this_process(base: str, layers: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from adalora.training import leave_job
     from adalora.training.sharding import base_bytes, replicate_trained, shard_base
     from benchmarks.contenders import adalora_step, batch_of
 
@@ -62,7 +63,7 @@ def _in_this_process(base: str, layers: int) -> None:
     }
     if dist.get_rank() == 0:
         print(json.dumps(result), flush=True)
-    dist.destroy_process_group()
+    leave_job()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,6 @@ def read_sweep(root: Path) -> SweepSource:
 def _inside(root: Path, folder: str) -> Path:
     """The run's folder; the file that names it may come from elsewhere, so it must lie in ours."""
     path = root / folder
-    if not folder or not path.resolve().is_relative_to(root.resolve()):
+    if not path.resolve().is_relative_to(root.resolve()):
         return root / "runs" / "absent"
     return path

@@ -25,7 +25,7 @@ class Result:
         cell: what the sweep varied (task, method, seed, ...) -> its value.
         record: of a run that finished.
         error: of one that failed.
-        folder: of the run, seen from the file.
+        folder: of the run, seen from the file; ``runs/<id>`` where empty.
     """
 
     id: str
@@ -69,10 +69,7 @@ class Result:
                 folder=str(values.get("folder") or f"runs/{name}"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{source}: not a line of a sweep's results ({error}); take the line out to have "
-                "its run noted or made again."
-            ) from error
+            raise _damaged(source, error) from error
 
 
 def read_results(path: Path) -> tuple[list[Result], list[str]]:
@@ -95,9 +92,13 @@ def read_results(path: Path) -> tuple[list[Result], list[str]]:
         except ValueError as error:
             if number == len(lines):
                 return results, [f"{source} is cut off and was left out."]
-            raise UserError(
-                f"{source}: not a line of a sweep's results ({error}); take the line out to have "
-                "its run noted or made again."
-            ) from error
+            raise _damaged(source, error) from error
         results.append(Result.from_json(values, source=source))
     return results, []
+
+
+def _damaged(source: str, error: Exception) -> UserError:
+    return UserError(
+        f"{source}: not a line of a sweep's results ({error}); take the line out to have its run "
+        "noted or made again."
+    )
