@@ -8,21 +8,19 @@ same input gives the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypeVar
-from xml.etree import ElementTree
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from adalora.pages.vector import as_element
 from adalora.pages.words import compact
 
 __all__ = [
@@ -48,8 +46,6 @@ _COLOURS = (
 )
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">", "p")
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK = "http://www.w3.org/1999/xlink"
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that the PNG is the same everywhere
     "font.size": 9,
@@ -143,60 +139,8 @@ def draw(
         pixels = io.BytesIO()
         if png:
             figure.savefig(pixels, format="png", dpi=200, metadata={"Software": None})
-    svg = _tidy(vector.getvalue(), name, title, description)
+    svg = as_element(vector.getvalue(), name, title, description)
     return Picture(name, title, description, svg, pixels.getvalue())
-
-
-def _tidy(text: str, name: str, title: str, description: str) -> str:
-    """One accessible ``<svg>`` element out of matplotlib's document.
-
-    Only ids that are referred to stay, under a prefix, because several pictures share a page; the
-    style element, which would hold for the whole page, becomes attributes; the metadata go, as
-    their date would make other bytes of the same input; coordinates keep two decimals, a hundredth
-    of a point.
-    """
-    ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _XLINK)
-    root = ElementTree.fromstring(text)
-    prefix = f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:6]}-"
-    link = f"{{{_XLINK}}}href"
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
-    for element in root.iter():
-        for key, value in list(element.attrib.items()):
-            if key == "id":
-                del element.attrib[key]
-                if value in used:
-                    element.set("id", prefix + value)
-            elif key == link and value.startswith("#"):
-                element.set(key, f"#{prefix}{value[1:]}")
-            elif key in ("d", "transform", "x", "y", "points"):
-                element.set(key, _rounded(value))
-            elif "url(#" in value:
-                element.set(key, value.replace("url(#", f"url(#{prefix}"))
-    defs, unwanted = f"{{{_SVG}}}defs", (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata")
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in unwanted or (child.tag == defs and _only(child, unwanted)):
-                parent.remove(child)
-    root.set("role", "img")
-    root.set("aria-labelledby", f"{prefix}title {prefix}desc")
-    root.set("style", "stroke-linejoin:round;stroke-linecap:butt")
-    root.set("font-family", "DejaVu Sans, Verdana, sans-serif")
-    for position, (tag, words) in enumerate((("title", title), ("desc", description))):
-        element = ElementTree.Element(f"{{{_SVG}}}{tag}", {"id": f"{prefix}{tag}"})
-        element.text = words
-        root.insert(position, element)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _only(element: ElementTree.Element, tags: Sequence[str]) -> bool:
-    return all(child.tag in tags for child in element)
-
-
-def _rounded(value: str) -> str:
-    return re.sub(
-        r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value
-    )
 
 
 def thinned(values: Sequence[T], most: int = 300) -> list[T]:

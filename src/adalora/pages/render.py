@@ -23,6 +23,7 @@ from adalora.pages.rank_pictures import rank_pictures
 from adalora.pages.sources import RunSource, SweepSource
 from adalora.pages.summary import row_label, span, summarise, task_of
 from adalora.pages.sweep_pictures import sweep_pictures
+from adalora.pages.vector import OnePage
 from adalora.pages.words import duration, enumerate_words, plural
 from adalora.report.grid import arrange
 
@@ -44,7 +45,9 @@ def render(source: RunSource | SweepSource) -> Page:
 
 def _run_page(run: RunSource) -> Page:
     pictures = _run_pictures(run, prefix="", png=True)
-    html = _template("run.html", title=facts.title(run.record), run=_run_view(run, pictures))
+    page = OnePage()
+    view = _run_view(run, pictures, page)
+    html = _template("run.html", page, title=facts.title(run.record), run=view)
     return Page(html, tuple(pictures))
 
 
@@ -53,6 +56,7 @@ def _sweep_page(sweep: SweepSource) -> Page:
     pictures = list(sweep_pictures(summary))
     order = {run.name: place for place, row in enumerate(summary.rows) for run in row.runs}
     runs = sorted(sweep.runs, key=lambda run: (task_of(run), order[run.name], run.record.seed))
+    page = OnePage()
     # Anchors by position: a run's id may hold anything.
     anchors = {run.name: f"run-{position}" for position, run in enumerate(runs, 1)}
     labels = {run.name: row.label for row in summary.rows for run in row.runs}
@@ -61,17 +65,18 @@ def _sweep_page(sweep: SweepSource) -> Page:
             "anchor": anchors[run.name],
             "label": labels[run.name],
             "task": task_of(run),
-            **_run_view(run, _run_pictures(run, prefix=f"{anchors[run.name]}-", png=False)),
+            **_run_view(run, _run_pictures(run, prefix=f"{anchors[run.name]}-", png=False), page),
         }
         for run in runs
     ]
     html = _template(
         "sweep.html",
+        page,
         title=f"Sweep {sweep.name}",
         sweep=sweep,
         story=_sweep_story(sweep, len(summary.rows)),
         summary=summary,
-        pictures=[_picture_view(picture) for picture in pictures],
+        pictures=[_picture_view(picture, page) for picture in pictures],
         runs=sections,
         flagged=[run for run in sections if run["warnings"] or run["notes"]],
         failed=[(one, row_label(one, ("budget",)), task_of(one)) for one in sweep.failed],
@@ -105,7 +110,7 @@ def _run_pictures(run: RunSource, *, prefix: str, png: bool) -> list[Picture]:
     ]
 
 
-def _run_view(run: RunSource, pictures: Iterable[Picture]) -> dict[str, Any]:
+def _run_view(run: RunSource, pictures: Iterable[Picture], page: OnePage) -> dict[str, Any]:
     """What the template of a run's section takes."""
     record = run.record
     return {
@@ -121,7 +126,7 @@ def _run_view(run: RunSource, pictures: Iterable[Picture]) -> dict[str, Any]:
         "notes": run.notes,
         "confusions": run.confusions,
         "ranks": _rank_rows(run),
-        "pictures": [_picture_view(picture) for picture in pictures],
+        "pictures": [_picture_view(picture, page) for picture in pictures],
     }
 
 
@@ -138,16 +143,16 @@ def _rank_rows(run: RunSource) -> dict[str, Any] | None:
     return {"kinds": kinds, "layers": layers}
 
 
-def _picture_view(picture: Picture) -> dict[str, Any]:
+def _picture_view(picture: Picture, page: OnePage) -> dict[str, Any]:
     return {
         "title": picture.title,
         "description": picture.description,
         # Ours: ElementTree wrote it, and escaped what came from files.
-        "svg": Markup(picture.svg),
+        "svg": Markup(page.add(picture.svg)),
     }
 
 
-def _template(name: str, **values: Any) -> str:
+def _template(name: str, page: OnePage, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("adalora.pages"),
         autoescape=True,
@@ -160,7 +165,10 @@ def _template(name: str, **values: Any) -> str:
     script = f"\n{source.strip()}\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(name).render(
-        script=Markup(script), script_hash=digest, **values
+        picture_styles=Markup(page.style_sheet),
+        script=Markup(script),
+        script_hash=digest,
+        **values,
     )
 
 
