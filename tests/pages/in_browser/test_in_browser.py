@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markupsafe import escape
+from matplotlib.figure import Figure
+from PIL import Image
 
-from adalora.pages import write_report
+from adalora.pages import drawing, write_report
+from adalora.pages.vector import OnePage, as_element
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -109,3 +114,45 @@ def test_markup_in_a_label_does_not_run_even_where_it_is_not_escaped(
     visit = browser.visit(page, width=1280)
     assert visit.evaluate("typeof struck") == "undefined"
     assert any("Content Security Policy" in message for message in visit.messages)
+
+
+def test_a_picture_looks_as_matplotlib_drew_it(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = []
+
+    def kept(document: str, *words: str) -> str:
+        documents.append(document)
+        return as_element(document, *words)
+
+    monkeypatch.setattr(drawing, "as_element", kept)
+    element = drawing.draw("one", "title", "words", _painted, png=False).svg
+    page = OnePage()
+    shared = page.add(element)
+    on_page = f"<style>{page.style_sheet}</style>{shared}"
+    drawn = documents[0][documents[0].index("<svg") :]
+    seen = []
+    for number, body in enumerate((drawn, element, on_page)):
+        file = tmp_path / f"{number}.html"
+        file.write_text(f"<!doctype html><meta charset=utf-8>{body}", encoding="utf-8")
+        browser.visit(file, width=600).screenshot(tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as image:
+            seen.append(np.asarray(image.convert("RGB"), dtype=int))
+    # Rounding to a hundredth of a point moves an edge's shade, by 14 of 255 here, and nothing else.
+    assert np.abs(seen[0] - seen[1]).max() < 30
+    assert (seen[1] == seen[2]).all()
+    assert seen[0].std() > 10
+
+
+def _painted() -> Figure:
+    figure = drawing.new_figure(3.0)
+    axes = figure.subplots()
+    for pen, height in zip(drawing.pens(5), range(5), strict=True):
+        axes.plot(
+            [0, 1, 3], [height, 0.37, height / 3], label=f"line {height}", **dataclasses.asdict(pen)
+        )
+    axes.imshow([[0.0, 1.0], [1.0, 0.0]], extent=(1, 2, 1, 2))
+    axes.set_xlim(0.5, 2.5)
+    axes.set_ylabel("turned")
+    axes.legend()
+    return figure
