@@ -26,6 +26,7 @@ from adalora.training.folders import (
     find_checkpoint,
     hold_folder,
 )
+from adalora.training.freed_memory import keep_freed_memory
 from adalora.training.interruption import StopOnSignal
 from adalora.training.launch import leave_job
 from adalora.training.parser import RunArguments, parse_arguments
@@ -68,6 +69,7 @@ __all__ = [
     "data_source",
     "find_checkpoint",
     "hold_folder",
+    "keep_freed_memory",
     "leave_job",
     "parse_arguments",
     "seed_everything",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ def run(
     """
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = at.parse_arguments(words, program=program)
+    at.keep_freed_memory(os.environ)
     stop, training = at.StopOnSignal(), arguments.training
     with stop.heeded(), at.told_in_a_sentence(training), at.hold_folder(training):
         train_and_evaluate(arguments, command=words, script=script, callbacks=[stop, *callbacks])
