@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from adalora.deberta import disentangled_scores, relative_buckets
-from adalora.deberta.dropout import FastDropout, keep_mask
 from adalora.deberta.fast import Positions, packed_attention
 from adalora.deberta.packing import Packing
+from adalora.dropout import keep_mask
 
 HEADS, WIDTH = 3, 8
 
@@ -183,33 +183,6 @@ def test_dropout_with_the_same_mask() -> None:
         results.append([out, *(x.grad for x in leaves.values())])
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-11 * expected.abs().max().item())
-
-
-@pytest.mark.parametrize("chance", [0.0, 0.1, 0.5, 0.99])
-def test_the_mask_keeps_its_share(chance: float) -> None:
-    torch.manual_seed(0)
-    count = 1_000_003
-    share = keep_mask(torch.empty(count), chance).double().mean().item()
-    assert share == pytest.approx(1 - chance, abs=5 * math.sqrt(0.25 / count) + 2**-16)
-    first, second = keep_mask(torch.empty(2, 500_000), 0.5).double()
-    # Neighbours and rows are independent.
-    for one, other in ((first, second), (first[1:], first[:-1]), (first[4:], first[:-4])):
-        correlation = ((one - 0.5) * (other - 0.5)).mean().item() * 4
-        assert abs(correlation) < 5 / math.sqrt(len(one))
-
-
-def test_the_dropout_module_drops_rescales_and_sends_back_the_same_mask() -> None:
-    torch.manual_seed(0)
-    module = FastDropout(0.2)
-    x = torch.ones(1000, 33, dtype=torch.float64, requires_grad=True)
-    out = module(x)
-    assert set(out.unique().tolist()) == {0.0, 1.25}
-    assert out.mean().item() == pytest.approx(1, abs=0.02)
-    out.sum().backward()
-    assert x.grad is not None
-    assert x.grad.equal(out)
-    assert module.eval()(x) is x
-    assert FastDropout(0.0)(x).equal(x)
 
 
 @pytest.mark.parametrize(

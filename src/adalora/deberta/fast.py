@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adalora.deberta.dropout import keep_mask
 from adalora.deberta.packing import Group, Packing
+from adalora.dropout import keep_mask
 
 __all__ = ["PackedBatch", "Positions", "packed_attention"]
 

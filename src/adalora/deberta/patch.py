@@ -11,8 +11,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 
 from adalora.deberta.attention import DisentangledAttention
-from adalora.deberta.dropout import FastDropout
 from adalora.deberta.model import UnpaddedDebertaV2Model
+from adalora.dropout import use_fast_dropout
 from adalora.errors import UserError
 
 __all__ = ["patch"]
@@ -47,10 +47,7 @@ def patch(model: Model, *, position_query_bypass: bool = False, unpad: bool = Tr
             elif isinstance(child, DisentangledAttention):
                 child.position_query_bypass = position_query_bypass
                 found += 1
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Dropout:
-                setattr(module, name, FastDropout(child.p).train(child.training))
+    use_fast_dropout(model)
     config = getattr(model, "config", None)
     if not found:
         kind = getattr(config, "model_type", type(model).__name__)

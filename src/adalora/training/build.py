@@ -14,6 +14,7 @@ from adalora.adapters.initialise import Initialisation
 from adalora.adapters.lora import LoRAType
 from adalora.adapters.peft_method import add_peft
 from adalora.checkpoints import load_bottleneck, load_lora
+from adalora.dropout import use_fast_dropout
 from adalora.glue import TaskData
 from adalora.pretrained import load_classifier, load_tokenizer
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
@@ -66,7 +67,10 @@ def build_model(arguments: RunArguments, data: TaskData) -> nn.Module:
     steps = None
     if arguments.training.do_train:
         steps = training_steps(arguments, examples=len(data.splits["train"]))
-    return adapt(model, arguments.method, total_steps=steps)
+    adapted = adapt(model, arguments.method, total_steps=steps)
+    # Of the base, whatever its type, and of the adapters.
+    use_fast_dropout(adapted)
+    return adapted
 
 
 def training_steps(arguments: RunArguments, *, examples: int) -> int:

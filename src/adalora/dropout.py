@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FastDropout", "keep_mask"]
+__all__ = ["FastDropout", "keep_mask", "use_fast_dropout"]
 
 
 def keep_mask(like: Tensor, chance: float) -> Tensor:
@@ -36,6 +36,17 @@ class FastDropout(nn.Dropout):
             return super().forward(input)
         dropped: Tensor = _Dropout.apply(input, self.p)
         return dropped
+
+
+def use_fast_dropout(model: nn.Module) -> None:
+    """Put a ``FastDropout`` in the place of every ``nn.Dropout`` within ``model``.
+
+    Subclasses of ``nn.Dropout``, and what a model drops by a function, stay as they are.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Dropout:
+                setattr(module, name, FastDropout(child.p).train(child.training))
 
 
 class _Dropout(torch.autograd.Function):
