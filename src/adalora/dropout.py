@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FastDropout", "keep_mask", "use_fast_dropout"]
+__all__ = ["FastDropout", "fast_dropout", "keep_mask", "use_fast_dropout"]
 
 
 def keep_mask(like: Tensor, chance: float) -> Tensor:
@@ -26,6 +26,12 @@ def keep_mask(like: Tensor, chance: float) -> Tensor:
     return bits.clamp_(lowest_kept - 1, lowest_kept).sub_(lowest_kept - 1).to(torch.int8)
 
 
+def fast_dropout(x: Tensor, chance: float) -> Tensor:
+    """Drop with probability 0 < ``chance`` < 1 and rescale the rest."""
+    dropped: Tensor = _Dropout.apply(x, chance)
+    return dropped
+
+
 class FastDropout(nn.Dropout):
     """``nn.Dropout`` with masks from ``keep_mask`` on the CPU; elsewhere torch's own."""
 
@@ -34,8 +40,7 @@ class FastDropout(nn.Dropout):
         drops = self.training and 0 < self.p < 1 and input.is_cpu
         if not drops or torch.compiler.is_compiling():
             return super().forward(input)
-        dropped: Tensor = _Dropout.apply(input, self.p)
-        return dropped
+        return fast_dropout(input, self.p)
 
 
 def use_fast_dropout(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from adalora.adapters.freeze import Method
 from adalora.adapters.initialise import Initialisation
 from adalora.adapters.lora import LoRAType
 from adalora.adapters.peft_method import add_peft
+from adalora.attention import use_fast_attention
 from adalora.checkpoints import load_bottleneck, load_lora
 from adalora.dropout import use_fast_dropout
 from adalora.glue import TaskData
@@ -67,8 +68,8 @@ def build_model(arguments: RunArguments, data: TaskData) -> nn.Module:
     steps = None
     if arguments.training.do_train:
         steps = training_steps(arguments, examples=len(data.splits["train"]))
+    use_fast_attention(model)
     adapted = adapt(model, arguments.method, total_steps=steps)
-    # Of the base, whatever its type, and of the adapters.
     use_fast_dropout(adapted)
     return adapted
 
