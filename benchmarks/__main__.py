@@ -15,10 +15,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import allocator, growth, loading, memory, sharding, step, tasks
+from benchmarks import (
+    allocator,
+    encoders,
+    freed_memory,
+    growth,
+    loading,
+    memory,
+    sharding,
+    step,
+    tasks,
+)
 from benchmarks.timing import machine
 
-QUESTIONS = ("step", "tasks", "allocator", "memory", "growth", "loading", "sharding")
+QUESTIONS = (
+    *("step", "tasks", "encoders", "allocator"),
+    *("memory", "freed_memory", "growth", "loading", "sharding"),
+)
 
 
 def main() -> int:
@@ -51,8 +64,10 @@ def main() -> int:
             tokenizer=arguments.tokenizer,
             precisions=precisions,
         ),
+        "encoders": lambda: encoders.measure(rounds=rounds, precisions=precisions),
         "allocator": lambda: allocator.measure(rounds=rounds),
         "memory": lambda: memory.measure(layers=layers),
+        "freed_memory": lambda: freed_memory.measure(layers=layers, rounds=rounds),
         "growth": lambda: growth.measure(rounds=rounds),
         "loading": lambda: loading.measure(layers=layers),
         "sharding": lambda: sharding.measure(layers=layers),

@@ -21,11 +21,13 @@ from adalora.training import AdaLora, AdaLoraSettings
 __all__ = [
     "CONTENDERS",
     "Step",
+    "adalora_on",
     "adalora_step",
     "batch_of",
     "cast_base",
     "make_config",
     "make_model",
+    "peft_adalora_on",
 ]
 
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
@@ -121,8 +123,12 @@ def cast_base(step: Step) -> None:
 
 
 def adalora_step(layers: int, rank: int = RANK) -> Step:
+    """Our AdaLoRA in our model, pruning at every step to half the rank."""
+    return adalora_on(patch(make_model(layers)), rank)
+
+
+def adalora_on(model: nn.Module, rank: int = RANK) -> Step:
     """Our AdaLoRA, pruning at every step to half the rank."""
-    model = patch(make_model(layers))
     add_lora(model, lora_type="svd", targets=TARGETS, init_rank=rank, lora_alpha=ALPHA)
     freeze_base(model, train=["lora"])
     settings = AdaLoraSettings(
@@ -154,6 +160,11 @@ def _frozen(layers: int) -> Step:
 
 def _peft_adalora(layers: int) -> Step:
     """transformers' model with PEFT's AdaLoRA, pruning at every step."""
+    return peft_adalora_on(make_model(layers), PEFT_TARGETS)
+
+
+def peft_adalora_on(base: Any, targets: Sequence[str]) -> Step:
+    """PEFT's AdaLoRA, pruning at every step to half the rank."""
     config = AdaLoraConfig(
         task_type="SEQ_CLS",
         init_r=RANK,
@@ -164,9 +175,9 @@ def _peft_adalora(layers: int) -> Step:
         total_step=TOTAL_STEPS,
         lora_alpha=ALPHA,
         lora_dropout=0.0,
-        target_modules=PEFT_TARGETS,
+        target_modules=list(targets),
     )
-    model: Any = get_peft_model(make_model(layers), config)
+    model: Any = get_peft_model(base, config)
     return Step(model, after=model.base_model.update_and_allocate)
 
 
