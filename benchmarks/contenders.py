@@ -96,7 +96,7 @@ class Step:
         self.after = after
         self.bf16 = False
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4) if trained else None
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True) if trained else None
         self.number = TOTAL_STEPS // 2
 
     def __call__(self, batch: dict[str, Tensor]) -> None:

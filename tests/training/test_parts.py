@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from adalora.checkpoints.nested import load_state, save_state
 from adalora.errors import UserError, exit_with_message
 from adalora.training import AdaLoraTrainer, count_steps
 from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.next_commands import next_commands
+from adalora.training.parser import parse_arguments
 
 
 @pytest.mark.parametrize("examples_count", [1, 7, 8, 33, 48])
@@ -135,3 +138,19 @@ def test_a_user_error_is_a_sentence_and_status_two(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "error: --lora_r is 0; it must be at least 1.\n"
     assert exit_with_message(lambda: None) == 0
     assert exit_with_message(lambda: 1) == 1
+
+
+def test_the_command_for_ones_own_data_goes_on_with_adalora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text("sentence,label\nfine,yes\nbad,no\n")
+    flags = ["--task_name", "mini-rte", "--model_name_or_path", "nano", "--root_output_dir", "out"]
+    arguments = parse_arguments([*flags, "--apply_adalora"], program="adalora train")
+    commands = dict(next_commands(arguments, script=None))
+    program, verb, *words = shlex.split(commands["The same on your own data"])
+    assert (program, verb) == ("adalora", "train")
+    proposed = parse_arguments(words, program="adalora train")
+    assert proposed.method.apply_adalora
+    assert proposed.data.train_file == "train.csv"

@@ -36,8 +36,8 @@ def next_commands(arguments: RunArguments, script: Path | None) -> list[tuple[st
             (
                 "The same on your own data",
                 f"{program} --model_name_or_path nano --train_file "
-                "train.csv --validation_file dev.csv --do_train --do_eval --apply_lora "
-                "--lora_r 4 --root_output_dir output/mine",
+                "train.csv --validation_file dev.csv --do_train --do_eval --apply_adalora "
+                "--root_output_dir output/mine",
             )
         )
     return commands
