@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -213,3 +215,47 @@ def test_what_was_not_tested_with_a_divided_base_is_refused(
     monkeypatch.setattr(AdaLoraTrainingArguments, "world_size", 2)
     with pytest.raises(UserError, match=f"does not go with --{name}"):
         make_arguments(shard_base=True, **{name: True})
+
+
+LEAVING = """
+import os, sys
+import torch, torch.distributed as dist
+from adalora.training import launch
+
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+
+class Holder:
+    pass
+
+
+holder = Holder()
+holder.model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+holder.model(torch.ones(1, 2)).sum().backward()
+holder.itself = holder  # as a Trainer is: only the collector finds it
+del holder
+
+import gc, weakref
+
+alive = [weakref.ref(o) for o in gc.get_objects() if type(o).__name__ == "DistributedDataParallel"]
+assert len(alive) == 1
+leave = dist.destroy_process_group
+
+
+def look():
+    print("held" if alive[0]() is not None else "let go of")
+    leave()
+
+
+dist.destroy_process_group = look
+launch.leave_job()
+assert not dist.is_initialized()
+"""
+
+
+def test_what_holds_the_group_is_let_go_of_while_the_group_lives() -> None:
+    """Or the collector ends the group, with Python's lock in its hand, and may wait for ever."""
+    words = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "let go of"), done.stderr

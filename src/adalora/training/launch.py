@@ -120,16 +120,22 @@ def check_job(environment: Mapping[str, str], state: Any) -> None:
 def leave_job() -> None:
     """Leave the process group at the end of a program, once its model and Trainer are let go of.
 
-    A thread of gloo that lets go of a tensor while the interpreter is being torn down asks it for
-    its lock, is ended instead inside a destructor that may not be left so, and the process aborts
-    ("terminate called without an active exception", SIGABRT; seen in a core of torch 2.13 on
-    Python 3.11, mostly where more processes run than cores). Collecting what is unreachable ends
-    these threads with the group. Where something holds the group still (the caches of DTensor, the
-    frames of an exception) they are given time to come to rest.
+    A thread of gloo that lets go of a tensor needs Python's lock for it. Two things can go wrong
+    where more processes run than cores, both seen with torch 2.13 on Python 3.11:
+
+    - While the interpreter is being torn down the thread is ended inside a destructor that may not
+      be left so, and the process aborts ("terminate called without an active exception", SIGABRT).
+      So the group, and with it its threads, has to end before.
+    - Python's collector holds the lock and waits, in the destructor of the group, for the thread
+      that waits for the lock. So what else holds the group (the reducer of a model in DDP) is
+      collected while the group lives; torch ends the group itself without the lock.
+
+    Where something holds the group still (the caches of DTensor, the frames of an exception) its
+    threads are given time to come to rest.
     """
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
         gc.collect()
+        dist.destroy_process_group()
         time.sleep(_PARTING)
 
 
