@@ -58,10 +58,28 @@ def test_durations_are_those_of_a_clock_that_nobody_sets(
     assert trainer.state.log_history[-1]["eval_runtime"] == metrics["eval_runtime"]
 
 
+@pytest.mark.parametrize("seconds", [0, 5])
 def test_without_a_jump_speeds_are_told(
-    make_model: Make, make_arguments: Make, examples: list[Any]
+    make_model: Make,
+    make_arguments: Make,
+    examples: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
 ) -> None:
-    trainer = AdaLoraTrainer(model=make_model(), args=make_arguments(), train_dataset=examples)
+    """However long the machine takes between the end of the work and the next look at a clock."""
+    arguments = make_arguments()
+    trainer = AdaLoraTrainer(model=make_model(), args=arguments, train_dataset=examples)
+    late, steady = 0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: steady() + late)
+    monkeypatch.setattr(time, "time", lambda: 1.8e9 + steady() + late)
+    log = trainer.log
+
+    def log_late(*args: Any, **kwargs: Any) -> None:
+        nonlocal late
+        late += seconds
+        log(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "log", log_late)
     assert trainer.train().metrics["train_steps_per_second"] > 0
 
 

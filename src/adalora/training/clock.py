@@ -7,25 +7,34 @@ and speeds wrong, and negative if it is set back.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-__all__ = ["correct_durations"]
+__all__ = ["Stopwatch"]
 
-#: Seconds by which the two clocks may differ by the work between their readings.
-_CLOSE = 1.0
+#: Seconds, and share of a duration, by which the two clocks may come apart without being set.
+_CLOSE, _DRIFT = 1.0, 0.01
 
 
-def correct_durations(metrics: dict[str, Any], prefix: str, seconds: float) -> None:
-    """Put ``seconds`` for a duration that a set clock made wrong; its speeds are left out then.
+class Stopwatch:
+    """Started where a piece of the Trainer's work begins, and asked where it has ended."""
 
-    Args:
-        metrics: with ``<prefix>_runtime`` and ``<prefix>_..._per_second``; changed in place.
-        prefix: such as ``train`` or ``eval``.
-        seconds: what a monotonic clock says.
-    """
-    told = metrics.get(f"{prefix}_runtime")
-    if told is None or abs(told - seconds) <= _CLOSE + 0.01 * seconds:
-        return
-    metrics[f"{prefix}_runtime"] = round(seconds, 4)
-    for key in [key for key in metrics if key.startswith(prefix) and key.endswith("_per_second")]:
-        del metrics[key]
+    def __init__(self) -> None:
+        self._day, self._steady = time.time(), time.monotonic()
+
+    def correct(self, metrics: dict[str, Any], prefix: str) -> None:
+        """Put the true duration where the clock was set; its speeds are left out then.
+
+        Args:
+            metrics: with ``<prefix>_runtime`` and ``<prefix>_..._per_second``; changed in place.
+            prefix: such as ``train`` or ``eval``.
+        """
+        if f"{prefix}_runtime" not in metrics:
+            return
+        told, seconds = time.time() - self._day, time.monotonic() - self._steady
+        if abs(told - seconds) <= _CLOSE + _DRIFT * seconds:
+            return
+        metrics[f"{prefix}_runtime"] = round(seconds, 4)
+        speeds = [key for key in metrics if key.startswith(prefix) and key.endswith("_per_second")]
+        for key in speeds:
+            del metrics[key]

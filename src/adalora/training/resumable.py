@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +37,7 @@ from adalora.checkpoints.snapshot import (
 )
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora
-from adalora.training.clock import correct_durations
+from adalora.training.clock import Stopwatch
 from adalora.training.continuation import Continuation, RunningMean
 from adalora.training.course import course_of_trainer, differences
 from adalora.training.nonfinite import BadSteps
@@ -79,21 +78,21 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings or {})))
         self.penalty = RunningMean()
         self.bad_steps = BadSteps()
-        self._started = {"train": 0.0, "eval": 0.0}
+        self._stopwatches: dict[str, Stopwatch] = {}
         self.continuation = Continuation(self)
         self._course_changed = False
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict; training goes on as if it had not been."""
-        self._started["eval"] = time.monotonic()
+        self._stopwatches["eval"] = Stopwatch()
         with random_state_kept():
             return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Durations are those of a clock that nobody sets."""
-        for prefix, started in self._started.items():
-            correct_durations(logs, prefix, time.monotonic() - started)
+        for prefix, stopwatch in self._stopwatches.items():
+            stopwatch.correct(logs, prefix)
         super().log(logs, *args, **kwargs)
 
     # ---- writing checkpoints ----
@@ -226,7 +225,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         self.continuation.resume(None)
         self._course_changed = False
-        self._started["train"] = time.monotonic()
+        self._stopwatches["train"] = Stopwatch()
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _load_from_checkpoint(
