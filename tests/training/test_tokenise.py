@@ -38,6 +38,20 @@ def test_a_second_start_reads_what_the_first_one_wrote(cache: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} != files
 
 
+def test_the_tokenizer_is_saved_as_it_was_loaded_whether_its_tokens_were_kept_or_not(
+    cache: Path, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer("nano")
+    data = load_data(DataSource(task_name="mini-rte"))
+    saved = []
+    for folder in ("loaded", "made", "kept"):
+        if folder != "loaded":
+            tokenise(data, tokenizer, DataArguments(task_name="mini-rte", max_seq_length=24))
+        tokenizer.save_pretrained(tmp_path / folder)
+        saved.append((tmp_path / folder / "tokenizer.json").read_bytes())
+    assert saved[0] == saved[1] == saved[2]
+
+
 def test_only_the_first_process_of_a_node_makes_the_tokens_anew(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ after a digest of the texts, the tokenizer and the settings, so that a second st
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -52,9 +53,12 @@ def tokenise(
             length,
         )
     keys = [key for key in (data.sentence1_key, data.sentence2_key) if key is not None]
+    # Tokenising writes its length into a tokenizer, and the one that a run saves must not depend on
+    # whether the tokens were at hand.
+    encoder = copy.deepcopy(tokenizer)
 
     def encode(examples: dict[str, list[Any]]) -> Any:
-        return tokenizer(
+        return encoder(
             *(examples[key] for key in keys),
             padding="max_length" if arguments.pad_to_max_length else False,
             max_length=length,
