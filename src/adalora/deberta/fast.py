@@ -208,7 +208,10 @@ def _reach(table: Tensor, begin: int, end: int, length: int) -> Tensor:
 
 def _position_term(rows: Tensor, table: Tensor, length: int) -> Tensor:
     """[heads, count, r, d] and a reach [heads, length + r - 1, d] -> [heads, count, r, length]."""
-    products = rows.flatten(1, 2) @ table.transpose(-1, -2)
+    # A product in half precision takes whole tensors, or their transposes, and copies anything else
+    # the slow way, entry by entry across the rows.
+    whole = table.contiguous() if table.element_size() == 2 else table
+    products = rows.flatten(1, 2) @ whole.transpose(-1, -2)
     return _diagonals(products.unflatten(1, rows.shape[1:3]), length)
 
 
@@ -230,7 +233,9 @@ def _probabilities(
         if table_query is not None:
             columns = scores[:, :, :, begin:end]
             table = _reach(table_query, begin, end, length)
-            columns += _position_term(key[:, :, begin:end], table, length).transpose(-1, -2)
+            term = _position_term(key[:, :, begin:end], table, length).transpose(-1, -2)
+            # Adding across the rows takes three times what copying across them and adding takes.
+            columns += term.contiguous()
     if group.absent is not None:
         absent = torch.zeros(group.count * length, dtype=torch.bool, device=scores.device)
         absent[group.absent] = True
