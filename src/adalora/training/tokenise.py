@@ -6,7 +6,6 @@ after a digest of the texts, the tokenizer and the settings, so that a second st
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -53,12 +52,9 @@ def tokenise(
             length,
         )
     keys = [key for key in (data.sentence1_key, data.sentence2_key) if key is not None]
-    # Tokenising writes its length into a tokenizer, and the one that a run saves must not depend on
-    # whether the tokens were at hand.
-    encoder = copy.deepcopy(tokenizer)
 
     def encode(examples: dict[str, list[Any]]) -> Any:
-        return encoder(
+        return tokenizer(
             *(examples[key] for key in keys),
             padding="max_length" if arguments.pad_to_max_length else False,
             max_length=length,
@@ -78,7 +74,7 @@ def tokenise(
         if name in data.test_splits and "label" in split.column_names:
             drop.append("label")
         file = _cache_file(split, (*settings, drop))
-        with _sole_maker(file):
+        with _sole_maker(file), _left_as_found(tokenizer):
             _drop_if_damaged(file)
             tokenised[name] = split.map(
                 encode,
@@ -101,6 +97,23 @@ def _sole_maker(file: str | None) -> Iterator[None]:
         return
     with FileLock(f"{file}.lock"):
         yield
+
+
+@contextmanager
+def _left_as_found(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Take the length and the padding out again that tokenising writes into a tokenizer: the one
+    that a run saves must not depend on whether the tokens were at hand.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding = backend.truncation, backend.padding
+    try:
+        yield
+    finally:
+        backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def _drop_if_damaged(file: str | None) -> None:
