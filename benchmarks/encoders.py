@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from adalora.attention import use_fast_attention
 from adalora.dropout import use_fast_dropout
 from benchmarks.contenders import (
+    PEFT_TARGETS,
     VOCABULARY,
     Step,
     adalora_on,
@@ -20,10 +21,8 @@ from benchmarks.contenders import (
 )
 from benchmarks.timing import alternate
 
-PEFT_TARGETS = [
-    *("query", "key", "value"),
-    *("attention.output.dense", "intermediate.dense", "output.dense"),
-]
+#: BERT's names of the same layers.
+BERT_TARGETS = [name.removesuffix("_proj") for name in PEFT_TARGETS]
 LENGTHS = [24, 40, 56, 72] * 8  # a batch of 32, padded to its longest
 
 
@@ -34,7 +33,7 @@ def measure(*, rounds: int, precisions: Sequence[str]) -> dict[str, Any]:
         steps: dict[str, Step] = {
             "ours": adalora_on(_with_both(_bert())),
             "ours, transformers' dropout": adalora_on(_bert()),
-            "PEFT AdaLoRA": peft_adalora_on(_bert(), PEFT_TARGETS),
+            "PEFT AdaLoRA": peft_adalora_on(_bert(), BERT_TARGETS),
         }
         batch = batch_of(LENGTHS)
         for step in steps.values():

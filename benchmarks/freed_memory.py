@@ -6,10 +6,11 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
+
+from benchmarks.processes import answer_of
 
 LENGTHS = [128] * 8
 STEPS = 6
@@ -20,9 +21,7 @@ def measure(*, layers: int, rounds: int) -> dict[str, Any]:
     rows: dict[str, list[dict[str, float]]] = {"kept": [], "given back": []}
     for _ in range(rounds):
         for name, found in rows.items():
-            words = [sys.executable, "-m", "benchmarks.freed_memory", name, str(layers)]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+            found.append(answer_of("benchmarks.freed_memory", name, str(layers)))
     result: dict[str, Any] = {"layers": layers}
     for name, found in rows.items():
         result[name] = {key: statistics.median(row[key] for row in found) for key in found[0]}

@@ -8,7 +8,6 @@ was before the step, pages of a mapped file among it, which the kernel drops whe
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.processes import answer_of
 from benchmarks.resident import resident_bytes
 
 #: Pieces of DeBERTaV3's vocabulary; its table is more than half of the base model.
@@ -48,13 +48,7 @@ def measure(*, layers: int) -> dict[str, Any]:
 
 
 def _apart(base: Path, dtype: str, way: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.loading", str(base), dtype, way],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    steps: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    steps: dict[str, Any] = answer_of("benchmarks.loading", str(base), dtype, way)
     return steps
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import Any
 
+from benchmarks.processes import answer_of
 from benchmarks.resident import resident_bytes
 
 LENGTH, BATCH = 512, 8
@@ -16,13 +16,7 @@ def measure(*, layers: int) -> dict[str, Any]:
     """MiB above what the built model holds, of ours and of PEFT's AdaLoRA."""
     result: dict[str, Any] = {"layers": layers, "length": LENGTH, "batch": BATCH}
     for name in ("ours", "PEFT AdaLoRA"):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory", name, str(layers)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        result[name] = json.loads(done.stdout.splitlines()[-1])
+        result[name] = answer_of("benchmarks.memory", name, str(layers))
     result["ratio"] = result["ours"]["peak"] / result["PEFT AdaLoRA"]["peak"]
     return result
 

@@ -218,11 +218,10 @@ def test_what_was_not_tested_with_a_divided_base_is_refused(
 
 
 LEAVING = """
-import os, sys
+import gc, weakref
 import torch, torch.distributed as dist
 from adalora.training import launch
 
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
@@ -235,8 +234,6 @@ holder.model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
 holder.model(torch.ones(1, 2)).sum().backward()
 holder.itself = holder  # as a Trainer is: only the collector finds it
 del holder
-
-import gc, weakref
 
 alive = [weakref.ref(o) for o in gc.get_objects() if type(o).__name__ == "DistributedDataParallel"]
 assert len(alive) == 1
