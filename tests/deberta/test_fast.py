@@ -15,6 +15,7 @@ from adalora.deberta.packing import Packing
 from adalora.dropout import keep_mask
 
 HEADS, WIDTH = 3, 8
+PACKED = ("query", "key", "value")
 
 
 def mask_of(lengths: list[int], longest: int | None = None) -> Tensor:
@@ -88,15 +89,16 @@ def compare(
     buckets: int = 8,
     maximum: int = 64,
     without: tuple[str, ...] = (),
+    recurring: bool = False,
     tolerance: float = 1e-12,
 ) -> None:
     """Output and every gradient, in float64."""
     span = buckets if buckets > 0 else maximum
-    packing = Packing.of(mask)
+    packing = Packing.of(mask, recurring=recurring)
     assert packing is not None
-    drawn = inputs_of(len(packing.tokens), span)
+    drawn = inputs_of(len(packing.rows), span)
     named: dict[str, Any] = {name: None if name in without else x for name, x in drawn.items()}
-    length = max(group.length for group in packing.groups)
+    tokens = len(packing.tokens)
     results = []
     for fast in (True, False):
         leaves = {
@@ -106,12 +108,17 @@ def compare(
             out = packed_attention(
                 **leaves,
                 groups=packing.groups,
-                positions=positions_of(length, buckets, maximum, span),
+                positions=positions_of(packing.longest, buckets, maximum, span),
                 scale=math.sqrt(WIDTH * 3),
             )
         else:
             table = relative_buckets(mask.shape[1], buckets=buckets, max_position=maximum)
-            out = reference(leaves, mask, table)
+            of_tokens = {
+                name: x[:tokens] if x is not None and name in PACKED else x
+                for name, x in leaves.items()
+            }
+            out = reference(of_tokens, mask, table)
+            out = torch.cat([out, out.new_zeros(packing.filling, HEADS, WIDTH)])
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
         (out * weights).sum().backward()
         results.append([out, *(x.grad for x in leaves.values() if x is not None)])
@@ -137,15 +144,17 @@ def test_linear_and_logarithmic_positions_and_those_beyond_the_table(
     "lengths", [[5, 5, 5], [9, 8, 9, 1], [1, 30, 2, 29, 3, 28], [64, 1, 100, 90], [7] * 40]
 )
 @pytest.mark.parametrize("longest", [None, 110])
-def test_batches_of_mixed_lengths(lengths: list[int], longest: int | None) -> None:
-    compare(mask_of(lengths, longest))
+@pytest.mark.parametrize("recurring", [False, True])
+def test_batches_of_mixed_lengths(lengths: list[int], longest: int | None, recurring: bool) -> None:
+    compare(mask_of(lengths, longest), recurring=recurring)
 
 
-def test_gaps_keep_their_distance() -> None:
+@pytest.mark.parametrize("recurring", [False, True])
+def test_gaps_keep_their_distance(recurring: bool) -> None:
     mask = mask_of([20, 17, 20])
     mask[0, 3:7] = 0
     mask[2, 5::2] = 0
-    compare(mask)
+    compare(mask, recurring=recurring)
 
 
 @pytest.mark.parametrize(
@@ -223,15 +232,34 @@ def test_what_cannot_be_packed_says_so() -> None:
     assert Packing.of(torch.tensor([[1, 1, 1], [0, 0, 0]])) is None
 
 
-@pytest.mark.parametrize("lengths", [[4, 4], [5, 1, 3], [2, 9, 2]])
-def test_packing_and_padding_are_inverse_and_every_token_has_one_place(lengths: list[int]) -> None:
+@pytest.mark.parametrize("lengths", [[4, 4], [5, 1, 3], [2, 9, 2], [12, 12, 12, 12]])
+@pytest.mark.parametrize("recurring", [False, True])
+def test_packing_and_padding_are_inverse_and_every_token_has_one_place(
+    lengths: list[int], recurring: bool
+) -> None:
     mask = mask_of(lengths, 12)
-    packing = Packing.of(mask)
+    packing = Packing.of(mask, recurring=recurring)
     assert packing is not None
     padded = torch.randn(len(lengths), 12, 2) * mask[..., None]
     assert packing.pad(packing.pack(padded)).equal(padded)
-    packed = packing.pack(padded)
+    packed = packing.pack(padded)[: sum(lengths)]
     again = torch.full_like(packed, math.nan)
     for group in packing.groups:
         group.scatter(group.gather(packed), again)
     assert again.equal(packed)
+
+
+def test_recurring_sizes_are_few_and_hardly_larger() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes, spans = set(), set()
+    for _ in range(300):
+        lengths = torch.randint(8, 60, (32,), generator=generator).tolist()
+        packing = Packing.of(mask_of(lengths), recurring=True)
+        assert packing is not None
+        assert sum(lengths) <= len(packing.rows) <= sum(lengths) * 17 / 16
+        assert sum(group.tokens for group in packing.groups) == sum(lengths)
+        sizes.add(len(packing.rows))
+        spans |= {group.length for group in packing.groups}
+    # Without it there would be some two hundred numbers of rows and fifty lengths.
+    assert len(sizes) <= 20
+    assert spans <= set(range(8, 65, 8))

@@ -71,18 +71,18 @@ def packed_attention(
     """Attend within each sequence.
 
     Args:
-        query: [tokens, heads, d].
-        key: [tokens, heads, d].
-        value: [tokens, heads, d].
+        query: [rows, heads, d].
+        key: [rows, heads, d].
+        value: [rows, heads, d].
         position_key: table KR [heads, 2 · span, d], or None without that term.
         position_query: table QR [heads, 2 · span, d], or None without that term.
-        groups: the sequences; each token belongs to one.
+        groups: the sequences; each token belongs to one. Rows after all tokens hold none.
         positions: the tables' row of each distance.
         scale: divisor of the scores.
         dropout: probability of dropping an attention probability.
 
     Returns:
-        [tokens, heads, d], in the dtype of ``value``.
+        [rows, heads, d], in the dtype of ``value``; zero in rows that hold no token.
     """
     result: Tensor = _PackedAttention.apply(
         query, key, value, position_key, position_query, groups, positions, scale, dropout
@@ -104,7 +104,7 @@ class _PackedAttention(torch.autograd.Function):
         scale: float,
         dropout: float,
     ) -> Tensor:
-        output = torch.empty_like(value, memory_format=torch.contiguous_format)
+        output = _result_like(value, groups)
         keep: list[Tensor] = []
         trains = any(ctx.needs_input_grad)
         for group in groups:
@@ -139,7 +139,7 @@ class _PackedAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, position_key, position_query, output, *keep = ctx.saved_tensors
         kept = iter(keep)
-        gradients = [torch.empty_like(x) for x in (query, key, value)]
+        gradients = [_result_like(x, ctx.groups) for x in (query, key, value)]
         d_position_key = _zeros(position_key)
         d_position_query = _zeros(position_query)
         for group in ctx.groups:
@@ -169,13 +169,20 @@ class _PackedAttention(torch.autograd.Function):
         return *gradients, d_position_key, d_position_query, None, None, None, None
 
 
+def _result_like(packed: Tensor, groups: tuple[Group, ...]) -> Tensor:
+    """To write the groups' tokens into; rows that hold no token are zero."""
+    result = torch.empty_like(packed, memory_format=torch.contiguous_format)
+    result[sum(group.tokens for group in groups) :].zero_()
+    return result
+
+
 def _zeros(table: Tensor | None) -> Tensor | None:
     """To sum a table's gradient in, over groups; float32 at least."""
     return None if table is None else torch.zeros_like(table, dtype=_wide(table.dtype))
 
 
 def _heads_first(group: Group, packed: Tensor) -> Tensor:
-    """[tokens, heads, d] -> [heads, count, length, d], a copy."""
+    """[rows, heads, d] -> [heads, count, length, d], a copy."""
     places = group.gather(packed)
     heads = places.unflatten(0, (group.count, group.length)).permute(2, 0, 1, 3)
     return heads.clone(memory_format=torch.contiguous_format)

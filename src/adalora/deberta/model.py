@@ -88,7 +88,18 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             return None
         if attention_mask is None:
             attention_mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        return Packing.of(attention_mask) if attention_mask.dim() == 2 else None
+        if attention_mask.dim() != 2:
+            return None
+        recurring = self._makes_kernels_per_size(inputs.device)
+        return Packing.of(attention_mask, recurring=recurring)
+
+    def _makes_kernels_per_size(self, device: torch.device) -> bool:
+        """Whether a product of a new size waits for a kernel to be made: oneDNN's, in half."""
+        if device.type != "cpu":
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
+        return dtype.itemsize == 2
 
     def _embed(
         self,
@@ -98,9 +109,9 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         position_ids: Tensor | None,
         inputs_embeds: Tensor | None,
     ) -> Tensor:
-        """[tokens, hidden]."""
+        """[rows, hidden]."""
         if position_ids is None:
-            position_ids = packing.tokens % packing.length
+            position_ids = packing.rows % packing.length
         else:
             position_ids = packing.pack(position_ids.expand(packing.batch, -1))
         parts = [
@@ -116,7 +127,7 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         return embedded[0]
 
     def _encode(self, packing: Packing, states: Tensor) -> list[Tensor]:
-        """The states before the first layer and after each, [tokens, hidden]."""
+        """The states before the first layer and after each, [rows, hidden]."""
         encoder: Any = self.encoder
         table, positions = self._positions(packing)
         batch = PackedBatch(packing, positions)
@@ -124,7 +135,7 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         for number, layer in enumerate(encoder.layer):
             following, _ = layer(everything[-1], batch, rel_embeddings=table)
             if number == 0 and encoder.conv is not None:
-                mask = packing.pad(torch.ones_like(packing.tokens))
+                mask = packing.pad(torch.ones_like(packing.rows))
                 padded = encoder.conv(packing.pad(states), packing.pad(following), mask)
                 following = packing.pack(padded)
             everything.append(following)
@@ -133,8 +144,8 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
     def _positions(self, packing: Packing) -> tuple[Tensor | None, Positions]:
         """The rows of the position table that occur in the batch, and which distance has which."""
         encoder: Any = self.encoder
-        length = max(group.length for group in packing.groups)
-        device = packing.tokens.device
+        length = packing.longest
+        device = packing.rows.device
         if not encoder.relative_attention:
             nowhere = torch.zeros(2 * length - 1, dtype=torch.long, device=device)
             return None, Positions(nowhere)

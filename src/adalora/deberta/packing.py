@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["Group", "Packing"]
 
@@ -15,6 +16,8 @@ __all__ = ["Group", "Packing"]
 FULLNESS = 0.8
 #: Most scores of one head in a group: a group's score tensor should stay in the processor's cache.
 GROUP_SCORES = 2**17
+#: Lengths of recurring groups are multiples of it.
+SPAN_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,13 @@ class Group:
     real: Tensor | None = None
     absent: Tensor | None = None
 
+    @property
+    def tokens(self) -> int:
+        """How many of its positions hold a token."""
+        return self.count * self.length - (0 if self.absent is None else len(self.absent))
+
     def gather(self, packed: Tensor) -> Tensor:
-        """[tokens, ...] -> [count · length, ...]; places without a token hold another's values."""
+        """[rows, ...] -> [count · length, ...]; places without a token hold another's values."""
         if self.rows is None:
             return packed.narrow(0, self.start, self.count * self.length)
         return packed.index_select(0, self.rows)
@@ -61,21 +69,31 @@ class Packing:
     Attributes:
         batch: sequences in the batch.
         length: positions per sequence in the padded batch.
-        tokens: int64 [tokens], flat positions of the real tokens.
+        rows: int64 [rows], the flat position that each packed row is taken from: the real tokens
+            in their order, then the first of them again for each row of filling.
+        filling: rows that hold no token. Nothing reads their states, and no gradient reaches them.
+        longest: no group has more positions per sequence.
         groups: all sequences, each in one group.
     """
 
     batch: int
     length: int
-    tokens: Tensor
+    rows: Tensor
+    filling: int
+    longest: int
     groups: tuple[Group, ...]
 
     @classmethod
-    def of(cls, mask: Tensor) -> Self | None:
+    def of(cls, mask: Tensor, *, recurring: bool = False) -> Self | None:
         """The packing of an attention mask [batch, length], nonzero at tokens.
 
         None if a sequence does not begin with a token (padding on the left, or nothing but
         padding): classifiers read the state at the first position, whatever stands there.
+
+        Args:
+            mask: the attention mask.
+            recurring: make ``rows``, ``longest`` and the groups' lengths a little larger, so that
+                they are of few sizes, which come again in other batches.
         """
         real = mask.bool()
         if real.numel() == 0 or not bool(real[:, 0].all()):
@@ -84,26 +102,51 @@ class Packing:
         counts = real.sum(dim=1).tolist()
         spans = (length - real.flip(1).int().argmax(dim=1)).tolist()
         tokens = real.flatten().nonzero().squeeze(1)
+        longest, filling = max(spans), 0
+        if recurring:
+            spans = [_multiple(span, SPAN_STEP) for span in spans]
+            real = F.pad(real, (0, max(max(spans) - length, 0)))
+            longest = _recurring(longest)
+            filling = _recurring(len(tokens)) - len(tokens)
         # Place of each position's token among the packed ones.
-        places = real.flatten().cumsum(0).sub_(1).view(batch, length)
+        places = real.flatten().cumsum(0).sub_(1).view_as(real)
         groups = []
         for members in _by_length(spans):
-            longest = max(spans[index] for index in members)
-            groups.append(_group(members, longest, counts, real, places))
-        return cls(batch, length, tokens, tuple(groups))
+            widest = max(spans[index] for index in members)
+            groups.append(_group(members, widest, counts, real, places))
+        rows = torch.cat([tokens, tokens[:1].expand(filling)])
+        return cls(batch, length, rows, filling, longest, tuple(groups))
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 [tokens], the flat positions of the real tokens."""
+        return self.rows[: len(self.rows) - self.filling]
 
     def pack(self, padded: Tensor) -> Tensor:
-        """[batch, length, ...] -> [tokens, ...]."""
+        """[batch, length, ...] -> [rows, ...]."""
         flat = padded.flatten(0, 1)
-        return flat if len(self.tokens) == len(flat) else flat.index_select(0, self.tokens)
+        whole = self.filling == 0 and len(self.rows) == len(flat)
+        return flat if whole else flat.index_select(0, self.rows)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[tokens, ...] -> [batch, length, ...], zeros where there is no token."""
+        """[rows, ...] -> [batch, length, ...], zeros where there is no token."""
         sizes = (self.batch, self.length)
-        if len(self.tokens) == self.batch * self.length:
+        tokens = self.tokens
+        packed = packed[: len(tokens)]
+        if len(tokens) == self.batch * self.length:
             return packed.unflatten(0, sizes)
         flat = packed.new_zeros(self.batch * self.length, *packed.shape[1:])
-        return flat.index_copy(0, self.tokens, packed).unflatten(0, sizes)
+        return flat.index_copy(0, tokens, packed).unflatten(0, sizes)
+
+
+def _multiple(size: int, step: int) -> int:
+    """The first multiple of ``step`` that is not below ``size``."""
+    return -(-size // step) * step
+
+
+def _recurring(size: int) -> int:
+    """``size`` or up to a sixteenth more: a multiple of 16, one of sixteen sizes per doubling."""
+    return _multiple(size, max(16, 2 ** (size - 1).bit_length() // 32))
 
 
 def _by_length(spans: Sequence[int]) -> list[list[int]]:
