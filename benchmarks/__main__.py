@@ -23,6 +23,7 @@ from benchmarks import (
     loading,
     memory,
     sharding,
+    sizes,
     step,
     tasks,
 )
@@ -30,7 +31,7 @@ from benchmarks.timing import machine
 
 QUESTIONS = (
     *("step", "tasks", "encoders", "allocator"),
-    *("memory", "freed_memory", "growth", "loading", "sharding"),
+    *("sizes", "memory", "freed_memory", "growth", "loading", "sharding"),
 )
 
 
@@ -66,6 +67,7 @@ def main() -> int:
         ),
         "encoders": lambda: encoders.measure(rounds=rounds, precisions=precisions),
         "allocator": lambda: allocator.measure(rounds=rounds),
+        "sizes": lambda: sizes.measure(layers=layers, batches=8 * rounds),
         "memory": lambda: memory.measure(layers=layers),
         "freed_memory": lambda: freed_memory.measure(layers=layers, rounds=rounds),
         "growth": lambda: growth.measure(rounds=rounds),

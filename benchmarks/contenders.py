@@ -7,6 +7,7 @@ the same, so ratios hold, but for embeddings and head, which weigh more in a sha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "adalora_step",
     "batch_of",
     "cast_base",
+    "in_turn",
     "make_config",
     "make_model",
     "peft_adalora_on",
@@ -79,6 +81,19 @@ def batch_of(lengths: Sequence[int], padded_to: int | None = None) -> dict[str, 
         "attention_mask": mask,
         "labels": torch.randint(0, 2, (len(lengths),)),
     }
+
+
+def in_turn(
+    step: Step, batches: Sequence[Sequence[int]], *, each: int = 1, padded_to: int | None = None
+) -> Callable[[], None]:
+    """A call that takes ``each`` steps, on the next batches (their lengths), over and over."""
+    turn = cycle(batches)
+
+    def call() -> None:
+        for lengths in islice(turn, each):
+            step(batch_of(lengths, padded_to))
+
+    return call
 
 
 class Step:

@@ -94,7 +94,7 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         return Packing.of(attention_mask, recurring=recurring)
 
     def _makes_kernels_per_size(self, device: torch.device) -> bool:
-        """Whether a product of a new size waits for a kernel to be made: oneDNN's, in half."""
+        """Whether a product of a new size waits for its kernel, as in half precision on a CPU."""
         if device.type != "cpu":
             return False
         autocast = torch.is_autocast_enabled("cpu")
