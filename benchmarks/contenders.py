@@ -15,9 +15,10 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from adalora.adapters import add_lora, freeze_base
-from adalora.deberta import patch
-from adalora.training import AdaLora, AdaLoraSettings
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.pretrained.deberta.patch import patch
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 
 __all__ = [
     "CONTENDERS",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from adalora.attention import use_fast_attention
-from adalora.dropout import use_fast_dropout
+from adalora.pretrained.dropout import use_fast_dropout
+from adalora.pretrained.sdpa import use_fast_attention
 from benchmarks.contenders import (
     PEFT_TARGETS,
     VOCABULARY,

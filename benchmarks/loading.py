@@ -68,9 +68,11 @@ class _Steps(dict[str, Any]):
 
 
 def _in_this_process(base: str, dtype: torch.dtype, way: str) -> None:
-    from adalora.adapters import add_lora, freeze_base
-    from adalora.checkpoints import BaseEncoder, load_trainable, save_trainable
-    from adalora.pretrained import load_classifier
+    from adalora.adapters.freeze import freeze_base
+    from adalora.adapters.lora import add_lora
+    from adalora.adapters.trainable import load_trainable, save_trainable
+    from adalora.artefact.base_encoder import BaseEncoder
+    from adalora.pretrained.loading import load_classifier
     from benchmarks.contenders import ALPHA, RANK, TARGETS
 
     steps = _Steps()

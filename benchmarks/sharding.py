@@ -39,8 +39,8 @@ def _in_this_process(base: str, layers: int) -> None:
     import torch
     import torch.distributed as dist
 
-    from adalora.training import leave_job
-    from adalora.training.sharding import base_bytes, replicate_trained, shard_base
+    from adalora.runtime.launch import leave_job
+    from adalora.runtime.sharding import base_bytes, replicate_trained, shard_base
     from benchmarks.contenders import adalora_step, batch_of
 
     dist.init_process_group("gloo")

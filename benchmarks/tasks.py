@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from adalora.glue import DataSource, load_data
+from adalora.glue.load import DataSource, load_data
 from benchmarks.contenders import CONTENDERS, batch_of, cast_base, in_turn
 from benchmarks.timing import alternate
 

@@ -36,18 +36,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adalora.adapters import add_lora, freeze_base
-from adalora.checkpoints import Description, load_artefact, save_artefact
-from adalora.checkpoints.facts import facts_of
-from adalora.checkpoints.files import read_bin
-from adalora.checkpoints.nested import load_state, save_state
-from adalora.checkpoints.snapshot import newest_sound, publish, staging_folder
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.artefact.description import Description
+from adalora.artefact.reader import load_artefact
+from adalora.artefact.writer import save_artefact
+from adalora.commands.info import facts_of
 from adalora.errors import UserError
-from adalora.export.peft_source import read_adapter
-from adalora.glue import DataSource, load_data
-from adalora.inference.rows import Columns, format_of, read_rows
-from adalora.pretrained import load_classifier, load_tokenizer
-from adalora.training import parse_arguments
+from adalora.export.peft_read import read_adapter
+from adalora.glue.load import DataSource, load_data
+from adalora.inference.texts import Columns, format_of, read_rows
+from adalora.pretrained.loading import load_classifier, load_tokenizer
+from adalora.storage.files import read_bin
+from adalora.storage.nested import load_state, save_state
+from adalora.storage.snapshots import newest_sound, publish, staging_folder
+from adalora.training.arguments.parser import parse_arguments
 
 #: What replaces a number, a text or a piece of one.
 ABSURD = [

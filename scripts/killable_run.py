@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from adalora.checkpoints.snapshot import snapshots, verify
+from adalora.storage.snapshots import snapshots, verify
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 300  # seconds that one start may take to get where it is awaited

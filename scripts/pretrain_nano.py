@@ -39,9 +39,9 @@ from transformers import (
     DebertaV2Tokenizer,
 )
 
+from adalora.builtin.miniature import example_texts
 from adalora.builtin.sentences import Draw, change, draw_fact, sentence, tell
-from adalora.builtin.tasks import example_texts
-from adalora.deberta import patch
+from adalora.pretrained.deberta.patch import patch
 
 #: Share of the tokens that are hidden.
 HIDDEN = 0.2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adalora import flags_help
-from adalora.training.parser import build_parser
+from adalora.commands import train as flags_help
+from adalora.training.arguments.parser import build_parser
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "text-classification" / "run_glue.py"
 

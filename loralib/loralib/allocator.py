@@ -21,12 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .importance import Importance
-from .magnitude import Magnitude
+from .importance import Importance, Magnitude
 from .ranked import factors_of, mask, ranked_layers
-from .records import write_allocation, write_orthogonality
 from .schedule import BudgetSchedule, make_schedule
 from .selection import ALLOCATIONS, Growth, Pruning
+from .tensorboard import write_allocation, write_orthogonality
 
 SCORES = ("uncertainty", "sensitivity", "magnitude")
 

@@ -11,13 +11,15 @@ every singular value is 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .base import LinearAdapter
 from .layers import Linear
-from .svd import SVDLinear, adapted_layers, require_svd_layers
+from .svd import SVDLinear
 
 RankedLayer = SVDLinear | Linear
 FORMS = ("svd", "frd")
@@ -75,3 +77,57 @@ def mask(
     if reserved is not None:
         masked.masked_fill_(reserved.unsqueeze(1), _RESERVED)
     torch._foreach_copy_(values, masked.split(ranks))
+
+
+Adapted = TypeVar("Adapted", bound=LinearAdapter)
+
+
+# Modules that only wrap another one: the names under which they hold it are not part of a path.
+_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+_WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def svd_layers(model: nn.Module) -> dict[str, SVDLinear]:
+    """All SVD layers that carry an adapter, as ``adapted_layers``."""
+    return adapted_layers(model, SVDLinear)
+
+
+def adapted_layers(model: nn.Module, kind: type[Adapted]) -> dict[str, Adapted]:
+    """All layers of one kind that carry an adapter, by module path, in the model's order.
+
+    Found by type. A path does not show wrappers (DistributedDataParallel's ``module``,
+    torch.compile's ``_orig_mod``, FSDP's and activation checkpointing's), so it is the same
+    before and after wrapping. A layer that appears twice is listed once.
+    """
+    return dict(_walk(model, kind, "", set()))
+
+
+def _walk(
+    module: nn.Module, kind: type[Adapted], path: str, seen: set[nn.Module]
+) -> Iterator[tuple[str, Adapted]]:
+    if module in seen:
+        return
+    seen.add(module)
+    if isinstance(module, kind) and module.has_adapter:
+        yield path, module
+    for name, child in module.named_children():
+        hidden = name in _WRAPPER_NAMES or (name == "module" and isinstance(module, _WRAPPERS))
+        yield from _walk(child, kind, path if hidden else f"{path}.{name}".lstrip("."), seen)
+
+
+def require_svd_layers(model: nn.Module, purpose: str) -> dict[str, SVDLinear]:
+    """As ``svd_layers``, for callers that cannot do without.
+
+    Raises:
+        ValueError: if the model has none; ``purpose`` says who needed them.
+    """
+    layers = svd_layers(model)
+    if not layers:
+        raise ValueError(
+            f"{purpose} needs at least one SVDLinear with r > 0, and this "
+            f"{type(model).__name__} has none; replace its nn.Linear layers first, for example "
+            "with SVDLinear.from_linear(layer, r=12, lora_alpha=16)"
+        )
+    return layers

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Linear
+from .ranked import require_svd_layers
 from .stacks import Stacks
-from .svd import SVDLinear, require_svd_layers
+from .svd import SVDLinear
 
 
 def compute_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:

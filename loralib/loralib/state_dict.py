@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .layers import LoRALayer
+from .base import LoRALayer
 
 _BIAS = ("none", "all", "lora_only")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adalora.inference import load
+    from adalora.inference.classifier import load
 
 __all__ = ["__version__", "load"]
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import on first use, as ``load`` needs torch and transformers."""
     if name == "load":
-        from adalora.inference import load
+        from adalora.inference.classifier import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,13 +7,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from adalora.adapters import (
-    add_bottleneck,
-    add_lora,
-    count_parameters,
-    freeze_base,
-    head_names,
-)
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import count_parameters, freeze_base, head_names
+from adalora.adapters.lora import add_lora
 from adalora.errors import UserError
 
 TYPES = ("deberta-v2", "deberta", "bert", "roberta", "electra")

@@ -7,7 +7,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import loralib
-from adalora.adapters import add_bottleneck, add_lora, count_parameters, find_targets, freeze_base
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import count_parameters, freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from adalora.adapters import find_targets
+from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from adalora.builtin import MINI_TASKS, generate, lexicon, splits_of
+from adalora.builtin import lexicon
+from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
 
 COLUMNS = {
     "cola": ("sentence",),

@@ -15,7 +15,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from adalora.builtin import generate, nano_path
+from adalora.builtin import nano_path
+from adalora.builtin.miniature import generate
 
 MEBIBYTE = 2**20
 WITHOUT_HELPERS = """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from adalora.checkpoints import load_artefact
+from adalora.artefact.reader import load_artefact
 
 Start = Any
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from adalora.runs import RunRecord
+from adalora.results.record import RunRecord
 
 
 def test_a_run_of_the_program_has_a_report_with_every_picture(
     trained: tuple[Path, str], run_command: Any, tmp_path: Path
 ) -> None:
-    pytest.importorskip("adalora.training.outcome", reason="needs a runner that writes run.json")
+    pytest.importorskip(
+        "adalora.training.make_record", reason="needs a runner that writes run.json"
+    )
     root, _ = trained
     report = tmp_path / "report"
     done = run_command([sys.executable, "-m", "adalora", "report", root, "-o", report])

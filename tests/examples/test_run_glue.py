@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from adalora.builtin import generate, write_tsv
-from adalora.checkpoints import load_artefact
-from adalora.runs import RunRecord
-from adalora.training import course_settings, parse_arguments
-from adalora.training.lock import locked_folder
-from adalora.training.outcome import given_flags
+from adalora.artefact.reader import load_artefact
+from adalora.builtin.layout import write_tsv
+from adalora.builtin.miniature import generate
+from adalora.results.record import RunRecord
+from adalora.storage.lock import locked_folder
+from adalora.training.arguments.parser import parse_arguments
+from adalora.training.checkpointing.settings import course_settings
+from adalora.training.make_record import given_flags
 
 Start = Any
 

@@ -22,10 +22,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from adalora.adapters import add_bottleneck, add_lora, freeze_base
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.artefact.description import Description
+from adalora.artefact.reader import load_artefact
+from adalora.artefact.writer import save_artefact
 from adalora.builtin import nano_path
-from adalora.checkpoints import Description, load_artefact, save_artefact
-from adalora.pretrained import load_classifier, load_tokenizer
+from adalora.pretrained.loading import load_classifier, load_tokenizer
 
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 LABELS = ("no", "maybe", "yes")

@@ -14,9 +14,11 @@ import torch
 
 from adalora.cli import main
 from adalora.errors import UserError
-from adalora.export import formats, lora, source
+from adalora.export import convert as source
+from adalora.export import formats
+from adalora.export import peft_lora as lora
+from adalora.export.convert import export_run
 from adalora.export.formats import FORMATS, find_format
-from adalora.export.run import export_run
 
 
 @pytest.fixture

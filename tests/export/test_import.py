@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from adalora.checkpoints import load_artefact
+from adalora.artefact.reader import load_artefact
 from adalora.errors import UserError
 from adalora.export import peft_import
+from adalora.export.convert import export_run
 from adalora.export.peft_import import import_adapter
-from adalora.export.run import export_run
 
 peft = pytest.importorskip("peft", reason="needs the extra adalora[peft]")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adalora.adapters import add_lora
-from adalora.checkpoints import load_lora
+from adalora.adapters.lora import add_lora
+from adalora.artefact.warm_start import load_lora
 from adalora.errors import UserError
-from adalora.export.run import export_run
-from adalora.pretrained import load_classifier
+from adalora.export.convert import export_run
+from adalora.pretrained.loading import load_classifier
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 

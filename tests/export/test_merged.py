@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from adalora.errors import UserError
-from adalora.export.run import export_run
+from adalora.export.convert import export_run
 
 PROGRAM = """
 import json, sys

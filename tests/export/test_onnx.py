@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from adalora.checkpoints import load_artefact
+from adalora.artefact.reader import load_artefact
 from adalora.export import onnx
-from adalora.export.run import export_run
+from adalora.export.convert import export_run
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra adalora[export]")
 pytest.importorskip("onnxscript", reason="needs the extra adalora[export]")

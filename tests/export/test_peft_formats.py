@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adalora.checkpoints import read_description
+from adalora.artefact.description import read_description
 from adalora.errors import UserError
-from adalora.export.run import export_run
+from adalora.export.convert import export_run
 
 peft = pytest.importorskip("peft", reason="needs the extra adalora[peft]")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adalora.errors import UserError
-from adalora.export.target import complete_or_absent
+from adalora.storage.atomic import complete_or_absent
 
 
 def anything(path: Path) -> bool:

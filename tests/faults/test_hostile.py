@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adalora.builtin import nano_path
-from adalora.checkpoints.checks import check_inside
-from adalora.checkpoints.files import read_json
-from adalora.checkpoints.snapshot import newest_sound, snapshots
 from adalora.errors import UserError
-from adalora.glue import DataSource, load_data, write_predictions
+from adalora.glue.load import DataSource, load_data
+from adalora.glue.predictions import write_predictions
 from adalora.glue.tasks import resolve_task
-from adalora.inference.rows import Columns, read_rows
-from adalora.pretrained import load_classifier, load_config, load_tokenizer
-from adalora.report import RunSummary, Score, run_summary
-from adalora.training import parse_arguments
+from adalora.inference.texts import Columns, read_rows
+from adalora.pretrained.loading import load_classifier, load_config, load_tokenizer
+from adalora.storage.files import read_json
+from adalora.storage.snapshots import newest_sound, snapshots
+from adalora.terminal.run_summary import RunSummary, Score, run_summary
+from adalora.training.arguments.parser import parse_arguments
+from adalora.validation import check_inside
 
 # --- code that comes with a model -----------------------------------------------------------------
 
@@ -98,7 +99,7 @@ def test_it_is_run_when_that_is_asked_for(foreign: Path, marker: Path) -> None:
 def test_an_artefact_cannot_bring_code_in_its_tokenizer(
     fuzz_readers: Any, foreign: Path, marker: Path, tmp_path: Path
 ) -> None:
-    from adalora.checkpoints import load_artefact
+    from adalora.artefact.reader import load_artefact
 
     folder = tmp_path / "artefact"
     fuzz_readers._artefact(folder)

@@ -15,15 +15,15 @@ CONFIG = b'{"model_type": "bert", "hidden_size": 8}'
 #: Owner of the repository that is asked for -> how the server behaves.
 PROGRAM = """
 import sys, time
-import adalora.hub
+import adalora.storage.hub
 from huggingface_hub.utils import close_session
 from adalora.errors import UserError
 from adalora.glue import DataSource, load_data
-from adalora.pretrained import load_classifier, load_tokenizer
+from adalora.pretrained.loading import load_classifier, load_tokenizer
 
 # The pauses between two attempts, which are the library's.
 time.sleep = lambda seconds: None
-adalora.hub._SECONDS = 0.0
+adalora.storage.hub._SECONDS = 0.0
 for way in ("silent", "broken", "garbage", "cut", "page", "gone"):
     for what, ask in (
         ("model", lambda: load_classifier(f"{way}/model", num_labels=2)),

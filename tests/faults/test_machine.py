@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from adalora.errors import UserError
-from adalora.training import AdaLoraTrainingArguments
-from adalora.training.faults import batch_in_memory, told_in_a_sentence
+from adalora.runtime.failures import batch_in_memory, told_in_a_sentence
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -22,7 +22,7 @@ TOO_LARGE = """
 import resource, torch, psutil
 from adalora.adapters import add_lora, freeze_base
 from adalora.errors import UserError
-from adalora.pretrained import load_classifier
+from adalora.pretrained.loading import load_classifier
 from adalora.training import AdaLoraTrainer, AdaLoraTrainingArguments
 
 model = load_classifier("nano", num_labels=2)

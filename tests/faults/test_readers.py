@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adalora.checkpoints.description import Description
-from adalora.checkpoints.files import read_json
+from adalora.artefact.description import Description
 from adalora.errors import UserError
-from adalora.glue import DataSource, load_data
-from adalora.inference.rows import Columns, read_rows
+from adalora.glue.load import DataSource, load_data
+from adalora.inference.texts import Columns, read_rows
+from adalora.storage.files import read_json
 
 NAMES = (
     *("tsv", "training table", "rows to predict", "artefact", "checkpoint", "torch.save file"),

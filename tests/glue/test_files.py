@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from adalora.errors import UserError
-from adalora.glue import DataSource, TaskData, load_data
+from adalora.glue.load import DataSource, TaskData, load_data
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'She said "no", twice', "label": "spam"},

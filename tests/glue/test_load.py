@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from adalora.builtin import write_tsv
+from adalora.builtin.layout import write_tsv
 from adalora.errors import UserError
-from adalora.glue import DataSource, load_data
+from adalora.glue.load import DataSource, load_data
 
 
 def test_the_folder_goes_before_files_and_files_before_the_miniature(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adalora.errors import UserError
-from adalora.glue import TASKS, GlueMetric, compute_glue_metrics
+from adalora.glue.metrics import GlueMetric, compute_glue_metrics
 from adalora.glue.predictions import write_predictions
+from adalora.glue.tasks import TASKS
 
 GUESS, TRUTH = [1, 1, 0, 0, 1, 0, 1], [1, 0, 0, 1, 1, 0, 1]  # tp 3, fp 1, fn 1, tn 2
 NUMBERS, SCORES = [1.0, 2.0, 2.5, 4.5], [0.5, 2.5, 2.0, 5.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adalora.errors import UserError
-from adalora.glue import TASKS, resolve_task
+from adalora.glue.tasks import TASKS, resolve_task
 
 #: Task -> (text columns, classes in the Hub's order, metrics), from the Hub's nyu-mll/glue.
 PUBLISHED = {

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adalora.builtin import generate, splits_of, write_tsv
+from adalora.builtin.layout import write_tsv
+from adalora.builtin.miniature import generate, splits_of
 from adalora.errors import UserError
-from adalora.glue import TASKS, DataSource, load_data
+from adalora.glue.load import DataSource, load_data
+from adalora.glue.tasks import TASKS
 from adalora.glue.tsv import find_file, read_rows, read_split
 
 #: Examples of the official files, train, dev, test, as the Hub publishes them, but for one: this

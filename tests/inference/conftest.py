@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from adalora.adapters import add_bottleneck, add_lora, freeze_base
-from adalora.checkpoints import Description, save_artefact
-from adalora.pretrained import load_classifier, load_tokenizer
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.artefact.description import Description
+from adalora.artefact.writer import save_artefact
+from adalora.pretrained.loading import load_classifier, load_tokenizer
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 FLAGS = (

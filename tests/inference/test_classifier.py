@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import adalora
-from adalora.builtin import generate
-from adalora.checkpoints import load_artefact
+from adalora.artefact.reader import load_artefact
+from adalora.builtin.miniature import generate
 from adalora.errors import UserError
-from adalora.inference import Prediction
+from adalora.inference.classifier import Prediction
 
 TEXTS = [
     "the doctor repaired the old boat near the river",

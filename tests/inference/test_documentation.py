@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from adalora.builtin import generate, nano_path
-from adalora.checkpoints import load_artefact
+from adalora.artefact.reader import load_artefact
+from adalora.builtin import nano_path
+from adalora.builtin.miniature import generate
 from adalora.cli import main
 
 

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 
-from adalora.builtin import generate, write_tsv
+from adalora.builtin.layout import write_tsv
+from adalora.builtin.miniature import generate
 from adalora.cli import main
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import adalora
-from adalora.builtin import generate
+from adalora.builtin.miniature import generate
 from adalora.cli import main
 
 ROWS = [(row["premise"], row["hypothesis"]) for row in generate("mnli", "test_matched")[:23]]

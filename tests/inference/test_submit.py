@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from adalora.cli import main
+from adalora.commands.submit import predict_answers
 from adalora.errors import UserError
 from adalora.glue.submission import (
     ENTRIES,
@@ -21,7 +22,6 @@ from adalora.glue.submission import (
     write_submission,
 )
 from adalora.glue.tasks import TASKS
-from adalora.inference.submission import predict_answers
 
 
 @pytest.fixture(scope="session")
@@ -266,7 +266,7 @@ def test_nano_runs_on_the_real_test_sets_pass_the_checker(
     stsb = zipfile.ZipFile(output).read("STS-B.tsv").decode().splitlines()[1:]
     with (shared_dir / "glue_data" / "STS-B" / "test.tsv").open(encoding="utf-8") as lines:
         rows = [line.rstrip("\n").split("\t") for line in list(lines)[1:6]]
-    from adalora.inference import load
+    from adalora.inference.classifier import load
 
     now = load(models[0], device="cpu")([(row[7], row[8]) for row in rows])
     for line, value in zip(stsb, now, strict=False):

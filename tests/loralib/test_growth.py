@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import loralib
+from loralib.ranked import svd_layers
 from loralib.selection import Growth
-from loralib.svd import svd_layers
 
 GOOD = {
     "total_rank": 6,

@@ -14,7 +14,7 @@ import yaml
 from adalora.cli import main
 from adalora.errors import UserError
 from adalora.presets import find_preset, methods, preset_names, tasks
-from adalora.training import RunArguments, parse_arguments
+from adalora.training.arguments.parser import RunArguments, parse_arguments
 
 # Table 8 of the paper: learning rate, epochs, gamma, t_i, delta T, t_f. Batch 32, beta 0.85.
 TABLE_8 = {

@@ -9,7 +9,7 @@ import pytest
 
 from adalora.errors import UserError
 from adalora.presets import untuned
-from adalora.training import parse_arguments
+from adalora.training.arguments.parser import parse_arguments
 
 BASE = ["--model_name_or_path", "nano", "--task_name", "mini-rte", "--do_train"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adalora.runs import RunRecord
+from adalora.results.record import RunRecord
 from adalora.sweeps.cells import Cell
 
 #: A record as a run would leave it, of which tests change what they are about.

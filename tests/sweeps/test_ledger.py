@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from adalora.errors import UserError
-from adalora.runs import RESULTS_FILE, Result, RunRecord
+from adalora.results.record import RunRecord
+from adalora.results.sources import RESULTS_FILE, Result
 from adalora.sweeps.ledger import Ledger
-from adalora.sweeps.work import open_cells, tidy
+from adalora.sweeps.runner import open_cells, tidy
 
 Make = Callable[..., Any]
 

@@ -13,9 +13,19 @@ from typing import Any
 
 import pytest
 
-from adalora.sweeps.job import OUTPUT_FILE, Job, end_all, error_of, outcome_of, prepare, start
-from adalora.sweeps.local import LocalProcesses, Room, room_here
-from adalora.training.lock import locked_folder
+from adalora.storage.lock import locked_folder
+from adalora.sweeps.processes import (
+    OUTPUT_FILE,
+    Job,
+    LocalProcesses,
+    Room,
+    end_all,
+    error_of,
+    outcome_of,
+    prepare,
+    room_here,
+    start,
+)
 
 Make = Callable[..., Any]
 
@@ -118,7 +128,7 @@ def test_a_run_ends_by_itself_when_its_sweep_is_killed(tmp_path: Path) -> None:
         [
             *(sys.executable, "-c"),
             "import sys, time; from pathlib import Path\n"
-            "from adalora.sweeps.job import Job, start\n"
+            "from adalora.sweeps.processes import Job, start\n"
             "words = '--model_name_or_path nano --task_name mini-rte --do_train'.split()\n"
             "process = start(Job('run', words, Path(sys.argv[1])))\n"
             "print(process.pid, flush=True); time.sleep(600)",
@@ -152,7 +162,7 @@ def test_a_folder_without_a_checkpoint_starts_afresh_and_a_busy_one_is_waited_fo
     (folder / "model" / "head.safetensors").touch()
     prepare(folder)
     assert list(folder.iterdir()) == []
-    monkeypatch.setattr("adalora.sweeps.job._ORPHAN_SECONDS", 0.3)
+    monkeypatch.setattr("adalora.sweeps.processes._ORPHAN_SECONDS", 0.3)
     with locked_folder(folder), pytest.raises(ValueError, match="is in use"):
         prepare(folder)
 

@@ -14,9 +14,9 @@ import pytest
 
 from adalora.commands.sweep import main
 from adalora.errors import UserError
-from adalora.runs import RunRecord
+from adalora.results.record import RunRecord
 from adalora.sweeps.cells import cells_of
-from adalora.sweeps.check import check_cells, read_sweep_file
+from adalora.sweeps.spec import check_cells, read_sweep_file
 
 BASE = """
 base:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adalora.runs import RunRecord
+from adalora.results.record import RunRecord
 
 LORA = {"apply_lora": True, "lora_r": 2}
 ADALORA = {**LORA, "lora_type": "svd", "apply_adalora": True, "lora_r": 4, "target_rank": 2}

@@ -8,8 +8,8 @@ import pytest
 from tests.tables.conftest import WriteRun
 
 from adalora.cli import main
-from adalora.tables.compare import Section, comparison
-from adalora.tables.sources import read_run
+from adalora.results.sources import read_run
+from adalora.tables.comparison import Section, comparison
 
 PATTERN = {
     "bert.encoder.layer.0.attention.self.query.lora_E": 1,

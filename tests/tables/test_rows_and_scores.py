@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.tables.conftest import record
 
-from adalora.tables.rows import Row, Spread, rows_of
-from adalora.tables.scores import ScoreTable, score_table
-from adalora.tables.sources import Failure, Run
+from adalora.results.rows import Row, Spread, rows_of
+from adalora.results.scores import ScoreTable, score_table
+from adalora.results.sources import Failure, Run
 
 
 def run(*arguments: Any, cell: dict[str, Any] | None = None, **values: Any) -> Run:

@@ -17,10 +17,10 @@ from tests.tables.conftest import WriteRun, record, results_line
 
 from adalora.cli import main
 from adalora.errors import UserError
+from adalora.results.rows import rows_of
+from adalora.results.sources import read_sources
 from adalora.tables.differences import differences, find_row
 from adalora.tables.paper import paper_table
-from adalora.tables.rows import rows_of
-from adalora.tables.sources import read_sources
 
 DEBERTA = "microsoft/deberta-v3-base"
 ENTAILMENT = np.array(["entailment", "not_entailment"])

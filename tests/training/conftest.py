@@ -14,8 +14,9 @@ import pytest
 import torch
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from adalora.adapters import add_lora, freeze_base
-from adalora.training import AdaLoraTrainingArguments
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 
 def tiny_model(

@@ -17,16 +17,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from adalora import deberta
-from adalora.adapters import add_lora, freeze_base
-from adalora.checkpoints import trainable_state
-from adalora.training import (
-    AdaLora,
-    AdaLoraSettings,
-    AdaLoraTrainer,
-    AdaLoraTrainingArguments,
-    leave_job,
-)
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.adapters.trainable import trainable_state
+from adalora.pretrained import deberta
+from adalora.runtime.launch import leave_job
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.arguments.training import AdaLoraTrainingArguments
+from adalora.training.trainer import AdaLoraTrainer
 
 #: Examples of a step over all processes; neither divides the data.
 BATCH, TRAIN, VALIDATION = 12, 45, 31

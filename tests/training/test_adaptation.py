@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 
 MATRICES = 12  # six in each of the tiny model's two layers
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from adalora.checkpoints.nested import load_state, save_state
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
-from adalora.training.allocations import MOST_ALLOCATIONS, AllocationHistory
-from adalora.training.duration import TrainingTime
+from adalora.storage.nested import load_state, save_state
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.allocation_history import MOST_ALLOCATIONS, AllocationHistory
+from adalora.training.callbacks import TrainingTime
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from adalora.errors import UserError
-from adalora.training import check_combination
-from adalora.training.parser import build_parser, parse_arguments
+from adalora.training.arguments.parser import build_parser, parse_arguments
+from adalora.training.checks import check_combination
 
 MINIMAL = ["--model_name_or_path", "nano", "--task_name", "mini-sst2"]
 SVD = ["--apply_lora", "--lora_type", "svd", "--lora_r", "4"]

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from adalora.checkpoints.snapshot import newest_sound, snapshots
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.storage.snapshots import newest_sound, snapshots
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 STEPS = 12

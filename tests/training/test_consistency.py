@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
-from adalora.training.consistency import consistency_loss, mask_tokens
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.losses import consistency_loss, mask_tokens
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 #: What the loss asks of a tokenizer.

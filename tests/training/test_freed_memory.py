@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from adalora.training import keep_freed_memory
+from adalora.runtime.memory import keep_freed_memory
 
 BLOCKS = 20
 MEBIBYTES = 2 * BLOCKS

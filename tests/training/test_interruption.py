@@ -12,9 +12,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from adalora.checkpoints.snapshot import snapshots, verify
 from adalora.errors import Interrupted, UserError, exit_with_message
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer, StopOnSignal
+from adalora.runtime.signals import StopOnSignal
+from adalora.storage.snapshots import snapshots, verify
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)

@@ -17,8 +17,8 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 
 from adalora.errors import UserError
-from adalora.training import AdaLoraTrainingArguments
-from adalora.training.launch import check_environment, check_job
+from adalora.runtime.launch import check_environment, check_job
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 WHOLE = {
     "RANK": "1",
@@ -92,7 +92,7 @@ from adalora.errors import UserError
 from adalora.training import (
     AdaLoraTrainer, AdaLoraTrainingArguments, find_checkpoint, hold_folder
 )
-from adalora.training.lock import locked_folder
+from adalora.storage.lock import locked_folder
 
 def told(make):
     try:
@@ -120,7 +120,7 @@ arguments = AdaLoraTrainingArguments(root_output_dir=str(root), **ours)
 assert arguments.world_size == 2
 arguments.resume_from_checkpoint = str(root / "model" / "checkpoint-3")
 if rank == 0:
-    from adalora.checkpoints.snapshot import publish, staging_folder
+    from adalora.storage.snapshots import publish, staging_folder
     target = root / "model" / "checkpoint-3"
     staging_folder(target).mkdir(parents=True)
     publish(target, step=3, settings={})

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from adalora.checkpoints.snapshot import snapshots
 from adalora.errors import UserError
-from adalora.training import AdaLoraTrainer
+from adalora.storage.snapshots import snapshots
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 FAST = {"frd": "lora_B", "dora": "lora_B", "svd": "lora_E"}

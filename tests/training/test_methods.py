@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from adalora.adapters import count_parameters, head_names
+from adalora.adapters.freeze import count_parameters, head_names
+from adalora.adapters.merge import merge_adapters
 from adalora.adapters.peft_method import is_peft
-from adalora.checkpoints import Description, load_artefact, save_artefact
+from adalora.artefact.description import Description
+from adalora.artefact.reader import load_artefact
+from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
-from adalora.inference.merging import merge_adapters
-from adalora.pretrained import load_classifier
-from adalora.training import MethodArguments, adapt, build_adaptation
+from adalora.pretrained.loading import load_classifier
+from adalora.training.arguments.method import MethodArguments
+from adalora.training.build import adapt, build_adaptation
 
 H, I, L, V = 16, 24, 2, 40  # noqa: E741 - width, inner width, layers, vocabulary
 RANK, SIZE = 2, 3

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.nonfinite import MOST_IN_A_ROW
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=6, final_warmup=2, mask_interval=2)

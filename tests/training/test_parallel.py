@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer, count_steps
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.batches import GroupedByLength, first_rows, share_of
+from adalora.training.build import count_steps
+from adalora.training.trainer import AdaLoraTrainer
 
 PROGRAM = Path(__file__).with_name("parallel_program.py")
 WAYS = ("plain", "double", "accumulated")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
-from adalora.checkpoints.files import apart, is_finite, read_tensors, write_tensors
-from adalora.checkpoints.nested import load_state, save_state
 from adalora.errors import UserError, exit_with_message
-from adalora.training import AdaLoraTrainer, count_steps
-from adalora.training.consistency import consistency_loss, mask_tokens
-from adalora.training.next_commands import next_commands
-from adalora.training.parser import parse_arguments
+from adalora.storage.files import apart, is_finite, read_tensors, write_tensors
+from adalora.storage.nested import load_state, save_state
+from adalora.training.arguments.parser import parse_arguments
+from adalora.training.build import count_steps
+from adalora.training.losses import consistency_loss, mask_tokens
+from adalora.training.run import next_commands
+from adalora.training.trainer import AdaLoraTrainer
 
 
 @pytest.mark.parametrize("examples_count", [1, 7, 8, 33, 48])

@@ -13,16 +13,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adalora.adapters import freeze_base
+from adalora.adapters.freeze import freeze_base
 from adalora.adapters.peft_method import add_peft, read_peft_values
-from adalora.checkpoints import Description, load_artefact, save_artefact
-from adalora.checkpoints.nested import load_state
-from adalora.checkpoints.snapshot import snapshots
+from adalora.artefact.description import Description
+from adalora.artefact.reader import load_artefact
+from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
-from adalora.pretrained import load_classifier
-from adalora.training import AdaLoraTrainer, MethodArguments, build_adaptation, course_settings
-from adalora.training.parser import parse_arguments
-from adalora.training.peft_adalora import PeftAdaLora
+from adalora.pretrained.loading import load_classifier
+from adalora.storage.nested import load_state
+from adalora.storage.snapshots import snapshots
+from adalora.training.arguments.method import MethodArguments
+from adalora.training.arguments.parser import parse_arguments
+from adalora.training.build import build_adaptation
+from adalora.training.checkpointing.settings import course_settings
+from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.trainer import AdaLoraTrainer
 
 peft = pytest.importorskip("peft", reason="needs the extra adalora[peft]")
 

@@ -17,10 +17,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from transformers import TrainerCallback
 
-from adalora.adapters import add_bottleneck, add_lora, freeze_base
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
 from adalora.errors import UserError
-from adalora.pretrained import load_classifier
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.pretrained.loading import load_classifier
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 STEPS = 12

@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from adalora.checkpoints.nested import load_state, save_state
-from adalora.checkpoints.snapshot import publish, read_manifest, snapshots, staging_folder
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.storage.nested import load_state, save_state
+from adalora.storage.snapshots import publish, read_manifest, snapshots, staging_folder
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 PROJECT_ROOT = Path(__file__).resolve().parents[2]

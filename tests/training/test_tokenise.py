@@ -10,9 +10,10 @@ import datasets
 import pytest
 from accelerate import PartialState
 
-from adalora.glue import DataSource, load_data
-from adalora.pretrained import load_tokenizer
-from adalora.training import DataArguments, tokenise
+from adalora.glue.load import DataSource, load_data
+from adalora.pretrained.loading import load_tokenizer
+from adalora.training.arguments.data import DataArguments
+from adalora.training.tokenise import tokenise
 
 
 @pytest.fixture

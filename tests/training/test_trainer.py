@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.trainer import AdaLoraTrainer
 
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)
 

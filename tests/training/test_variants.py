@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import loralib
-from adalora.adapters import count_parameters
+from adalora.adapters.freeze import count_parameters
 from adalora.errors import UserError
-from adalora.training import AdaLora, AdaLoraSettings, AdaLoraTrainer, parse_arguments
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.arguments.parser import parse_arguments
 from adalora.training.build import settings_of
+from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
 STEPS = 40

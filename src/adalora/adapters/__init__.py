@@ -6,9 +6,8 @@ of a Trainer.
 """
 
 from adalora.adapters.bottleneck import Bottleneck, add_bottleneck
-from adalora.adapters.freeze import freeze_base, head_names
+from adalora.adapters.freeze import ParameterCounts, count_parameters, freeze_base, head_names
 from adalora.adapters.lora import add_lora
-from adalora.adapters.parameters import ParameterCounts, count_parameters
 from adalora.adapters.targets import find_targets
 
 __all__ = [

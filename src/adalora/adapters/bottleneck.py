@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from adalora.adapters.head import base_path
 from adalora.errors import UserError
-from loralib.layers import adapter_dtype
+from loralib.base import adapter_dtype
 
 __all__ = ["AdapterType", "Bottleneck", "OutputWithBottleneck", "add_bottleneck"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralib.layers import adapter_dtype
+from loralib.base import adapter_dtype
 
 __all__ = ["base_path", "head_modules", "is_head", "widen_head"]
 

@@ -9,12 +9,19 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import loralib
 from adalora.errors import UserError
 
-__all__ = ["INITIALISATIONS", "Initialisation", "initialise", "update_scale"]
+__all__ = [
+    "INITIALISATIONS",
+    "Initialisation",
+    "initialise",
+    "stored_alpha",
+    "update_scale",
+    "with_anchor",
+]
 
 Initialisation = Literal["gaussian", "lora", "orthogonal", "pissa"]
 INITIALISATIONS = get_args(Initialisation)
@@ -107,3 +114,35 @@ def _principal(layer: loralib.Linear | loralib.SVDLinear) -> None:
     layer.lora_A.copy_(right)
     layer.lora_B.copy_(left)
     layer.anchor()
+
+
+def stored_alpha(layer: loralib.Linear | loralib.SVDLinear) -> float:
+    """The ``lora_alpha`` that gives twice the rank the scale of ``layer``."""
+    scale = update_scale(layer)
+    if isinstance(layer, loralib.SVDLinear):
+        return scale * (2 * float(layer.ranknum) + 1e-5)
+    return scale * 2 * layer.r
+
+
+@torch.no_grad()
+def with_anchor(
+    layer: loralib.Linear | loralib.SVDLinear, factors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """``factors`` of an anchored layer, followed by those that are taken off.
+
+    Args:
+        layer: anchored.
+        factors: ``lora_A`` [k, in], ``lora_B`` [out, k] and with ``svd`` ``lora_E`` [k, 1].
+
+    Returns:
+        Likewise, of k + r triplets.
+    """
+    down, up = layer.lora_anchor_A / update_scale(layer), layer.lora_anchor_B
+    stored = {"lora_A": torch.cat([factors["lora_A"], down])}
+    if "lora_E" in factors:
+        ones = factors["lora_E"].new_ones(len(down), 1)
+        stored["lora_E"] = torch.cat([factors["lora_E"], -ones])
+        stored["lora_B"] = torch.cat([factors["lora_B"], up], dim=1)
+    else:
+        stored["lora_B"] = torch.cat([factors["lora_B"], -up], dim=1)
+    return stored

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adalora.builtin.tasks import MINI_TASKS, generate, splits_of
+from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
 
 __all__ = ["write_tsv"]
 

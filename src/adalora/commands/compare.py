@@ -25,8 +25,8 @@ def main(flags: Sequence[str]) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from adalora.tables.compare import comparison
-    from adalora.tables.sources import read_run
+    from adalora.results.sources import read_run
+    from adalora.tables.comparison import comparison
 
     console = Console(highlight=False)
     runs = read_run(arguments.first), read_run(arguments.second)

@@ -36,7 +36,8 @@ def main(flags: Sequence[str]) -> int:
     add_loading_flags(parser)
     arguments = parser.parse_args(flags)
 
-    from adalora.checkpoints import find_artefact, read_description
+    from adalora.artefact.description import read_description
+    from adalora.artefact.folder import find_artefact
     from adalora.inference.evaluate import evaluate, evaluation_sets
 
     described = read_description(find_artefact(arguments.run))

@@ -36,10 +36,10 @@ def main(flags: Sequence[str]) -> int:
     """Export, and say how well the result agrees with the run."""
     arguments = _parser().parse_args(flags)
     find_format(arguments.to)
-    from adalora.loralib_check import require_our_loralib
+    from adalora.validation import require_our_loralib
 
     require_our_loralib()
-    from adalora.export.run import export_run
+    from adalora.export.convert import export_run
 
     done = export_run(
         arguments.run,

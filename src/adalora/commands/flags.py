@@ -71,7 +71,7 @@ def load_by_flags(arguments: argparse.Namespace) -> Classifier:
     """
     import transformers
 
-    from adalora.inference import load
+    from adalora.inference.classifier import load
 
     transformers.utils.logging.disable_progress_bar()
     return load(

@@ -4,24 +4,106 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["main"]
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from adalora.adapters.freeze import count_parameters
+from adalora.errors import UserError
+from adalora.glue.load import load_data
+from adalora.pretrained.loading import load_config
+from adalora.terminal.plan_summary import PlanSummary
+from adalora.training.adaptation import AdaLora
+from adalora.training.arguments.parser import RunArguments
+from adalora.training.build import adapt, count_steps, data_source, settings_of
+
+__all__ = [
+    "main",
+    "make_plan",
+]
 
 
 def main(flags: Sequence[str]) -> int:
     """Print the plan; 1 if something is wrong with its schedule."""
-    from adalora.flags_help import show_help
+    from adalora.commands.train import show_help
 
     if show_help(flags, program="adalora plan"):
         return 0
     from rich.console import Console
 
-    from adalora.loralib_check import require_our_loralib
-    from adalora.report import plan_summary
+    from adalora.terminal.plan_summary import plan_summary
+    from adalora.validation import require_our_loralib
 
     require_our_loralib()
-    from adalora.training import parse_arguments
-    from adalora.training.plan import make_plan
+    from adalora.training.arguments.parser import parse_arguments
 
     plan = make_plan(parse_arguments(flags, program="adalora plan"))
     Console().print(plan_summary(plan))
     return 1 if plan.problems else 0
+
+
+def make_plan(arguments: RunArguments) -> PlanSummary:
+    """The facts of the run that these arguments describe, and what is wrong with its schedule.
+
+    Raises:
+        UserError: if the data or the model's configuration cannot be had.
+    """
+    arguments.training.do_train = True
+    data = load_data(data_source(arguments))
+    limits = {"train": arguments.data.max_train_samples}
+    limits |= dict.fromkeys(data.validation_splits, arguments.data.max_val_samples)
+    limits |= dict.fromkeys(data.test_splits, arguments.data.max_test_samples)
+    examples = {
+        name: min(len(split), limits.get(name) or len(split)) for name, split in data.splits.items()
+    }
+    steps = count_steps(examples["train"], arguments.training)
+
+    config = load_config(
+        arguments.model.config_name or arguments.model.model_name_or_path,
+        num_labels=data.num_labels,
+        cache_dir=arguments.model.cache_dir,
+        revision=arguments.model.model_revision,
+        token=True if arguments.model.use_auth_token else None,
+        trust_remote_code=arguments.model.trust_remote_code,
+    )
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    model = adapt(model, arguments.method, total_steps=steps)
+    counts = count_parameters(model)
+
+    schedule, kept, problems = None, None, []
+    method = arguments.method
+    if method.allocates:
+        settings = settings_of(method)
+        adaptation = AdaLora(model, settings)
+        matrices = len(adaptation.layers)
+        try:
+            schedule = settings.schedule(adaptation.total_rank, matrices, steps)
+        except UserError as error:
+            problems.append(str(error))
+        else:
+            share = schedule.target_total_rank / adaptation.total_rank
+            kept = round(counts.adapter_initial * share)
+            decay = steps - schedule.init_warmup - schedule.final_warmup
+            if decay < steps / 2 and not settings.grows:
+                problems.append(
+                    f"The decay phase is {decay} of {steps} steps; the paper's authors advise at "
+                    "least half (QingruZhang/AdaLoRA, issue 19): shorten the warm-ups."
+                )
+            if decay < method.mask_interval:
+                phase, change = ("growth", "rises") if settings.grows else ("decay", "falls")
+                problems.append(
+                    f"The {phase} phase of {decay} steps is shorter than --mask_interval "
+                    f"{method.mask_interval}: the budget {change} at once at its end."
+                )
+    where = arguments.data.task_name or arguments.data.train_file
+    return PlanSummary(
+        title=f"{method.name} on {arguments.model.model_name_or_path}, {where}",
+        examples=examples,
+        steps=steps,
+        schedule=schedule,
+        parameters_start=counts.adapter_initial,
+        parameters_end=kept,
+        parameters_head=counts.head,
+        parameters_total=counts.total,
+        problems=problems,
+    )

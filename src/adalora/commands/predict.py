@@ -16,7 +16,7 @@ from adalora.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from adalora.inference.rows import Row
+    from adalora.inference.texts import Row
 
 __all__ = ["main"]
 
@@ -92,10 +92,11 @@ def _main(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> int:
 
 def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
 
-    from adalora.checkpoints import find_artefact, read_description
+    from adalora.artefact.description import read_description
+    from adalora.artefact.folder import find_artefact
     from adalora.inference.classifier import text_columns
     from adalora.inference.output import opened, writer
-    from adalora.inference.rows import Columns, format_of, read_rows
+    from adalora.inference.texts import Columns, format_of, read_rows
 
     described = read_description(find_artefact(arguments.run))
     known = text_columns(described) or ()

@@ -77,7 +77,7 @@ def _show(preset: Preset) -> None:
 
 def _reported(preset: Preset) -> str:
     """What the paper has for it."""
-    from adalora.tables.columns import columns_of
+    from adalora.results.columns import columns_of
     from adalora.tables.paper import paper_table
 
     if preset.paper_row is None:

@@ -36,7 +36,7 @@ def main(flags: Sequence[str]) -> int:
     folder = Path(arguments.output).expanduser() if arguments.output else source / "report"
 
     try:
-        from adalora.pages import write_report
+        from adalora.report import write_report
     except ModuleNotFoundError as error:
         library = str(error.name).partition(".")[0]
         if library not in ("matplotlib", "jinja2"):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adalora.sweeps.cells import Cell, Spec
-    from adalora.sweeps.job import Executor
     from adalora.sweeps.ledger import Ledger
+    from adalora.sweeps.processes import Executor
 
 __all__ = ["main"]
 
@@ -36,11 +36,11 @@ def main(flags: Sequence[str]) -> int:
     arguments, given = _parse(flags)
     from rich.console import Console
 
-    from adalora.loralib_check import require_our_loralib
+    from adalora.validation import require_our_loralib
 
     require_our_loralib()
     from adalora.sweeps.cells import cells_of
-    from adalora.sweeps.check import check_cells, read_sweep_file
+    from adalora.sweeps.spec import check_cells, read_sweep_file
 
     text, spec = read_sweep_file(arguments.file, given)
     cells = cells_of(spec)
@@ -116,7 +116,7 @@ def _executor(arguments: argparse.Namespace) -> tuple[Executor, int]:
 
         cluster = RayCluster(threads=arguments.threads or 1, address=arguments.ray_address)
         return cluster, cluster.slots
-    from adalora.sweeps.local import LocalProcesses, room_here
+    from adalora.sweeps.processes import LocalProcesses, room_here
 
     room = room_here(arguments.jobs, arguments.threads)
     return LocalProcesses(room), room.slots
@@ -175,7 +175,7 @@ def _work(
     arguments: argparse.Namespace,
 ) -> int:
     from adalora.sweeps.display import Display
-    from adalora.sweeps.work import Events, open_cells, run_cells, tidy
+    from adalora.sweeps.runner import Events, open_cells, run_cells, tidy
 
     ledger.adopt(cells)
     todo = open_cells(ledger, cells, retry_failed=arguments.retry_failed)

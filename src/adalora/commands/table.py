@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from adalora.commands.flags import CommandParser, positive
 
 if TYPE_CHECKING:
+    from adalora.results.rows import Row
+    from adalora.results.sources import Sources
     from adalora.tables.grids import Grid
-    from adalora.tables.rows import Row
-    from adalora.tables.sources import Sources
 
 __all__ = ["main"]
 
@@ -85,8 +85,8 @@ def main(flags: Sequence[str]) -> int:
         from adalora.inference.output import check_target
 
         check_target(arguments.output, force=arguments.force)
-    from adalora.tables.rows import rows_of
-    from adalora.tables.sources import read_sources
+    from adalora.results.rows import rows_of
+    from adalora.results.sources import read_sources
 
     sources = read_sources(arguments.paths)
     rows, notes = rows_of(sources.runs)
@@ -103,7 +103,7 @@ def main(flags: Sequence[str]) -> int:
     if arguments.paper == "ablation":
         from adalora.tables.grids import paper_grid
         from adalora.tables.paper import paper_base_model, paper_table
-        from adalora.tables.records import paper_records
+        from adalora.tables.render import paper_records
 
         for name in ("table4", "table5"):
             grids.append(paper_grid(name))
@@ -118,11 +118,11 @@ def _of_base(
     rows: list[Row], sources: Sources, arguments: argparse.Namespace
 ) -> tuple[list[Grid], list[dict[str, Any]]]:
     """The tables of one base model, as text and as records."""
+    from adalora.results.scores import EPOCHS, score_table
     from adalora.tables.differences import differences, find_row
     from adalora.tables.grids import difference_grid, parameter_grid, score_grid
     from adalora.tables.paper import paper_base_model, paper_table
-    from adalora.tables.records import difference_records, paper_records, score_records
-    from adalora.tables.scores import EPOCHS, score_table
+    from adalora.tables.render import difference_records, paper_records, score_records
 
     is_papers = rows[0].base_model in (paper_base_model(), Path(paper_base_model()).name)
     beside = arguments.paper == "table1" or (is_papers and arguments.paper != "none")

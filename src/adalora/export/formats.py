@@ -15,7 +15,7 @@ from adalora.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from adalora.checkpoints import Artefact
+    from adalora.artefact.reader import Artefact
 
     #: Inputs by name -> logits [batch, labels], float32 on the CPU.
     Predict = Callable[[dict[str, Tensor]], Tensor]
@@ -75,7 +75,7 @@ FORMATS = {
     ),
     "lora": Format(
         "a LoRA folder for PEFT and the servers that read it",
-        "adalora.export.lora",
+        "adalora.export.peft_lora",
         packages=("peft",),
         extra="peft",
     ),

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from adalora import deberta
-from adalora.adapters import add_lora, head_names
-from adalora.adapters.lora import LoRAType
-from adalora.checkpoints import Artefact, load_lora
+from adalora.adapters.freeze import head_names
+from adalora.adapters.lora import LoRAType, add_lora
+from adalora.adapters.merge import base_without_head
+from adalora.artefact.reader import Artefact
+from adalora.artefact.warm_start import load_lora
 from adalora.errors import UserError
-from adalora.export.plain import base_without_head
-from adalora.export.refusals import require_lora_alone
-from adalora.export.triplets import low_rank_updates, require_lora
+from adalora.export.low_rank import low_rank_updates, require_lora, require_lora_alone
 from adalora.export.verify import predictor
+from adalora.pretrained import deberta
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict

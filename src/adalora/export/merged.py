@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from adalora.checkpoints import Artefact
-from adalora.export.plain import merged_model
-from adalora.export.refusals import refuse_bottleneck, refuse_bypass, refuse_peft
+from adalora.adapters.merge import merged_model
+from adalora.artefact.reader import Artefact
+from adalora.export.low_rank import refuse_bottleneck, refuse_bypass, refuse_peft
 from adalora.export.verify import predictor
 
 if TYPE_CHECKING:

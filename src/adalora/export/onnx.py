@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import loralib
-from adalora.checkpoints import Artefact
-from adalora.deberta.model import UnpaddedDebertaV2Model
+from adalora.artefact.reader import Artefact
 from adalora.export.verify import input_names
+from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict

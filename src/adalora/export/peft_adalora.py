@@ -11,10 +11,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adalora.checkpoints import Artefact
+from adalora.artefact.reader import Artefact
+from adalora.export.low_rank import (
+    low_rank_updates,
+    refuse_bypass,
+    require_lora,
+    require_lora_alone,
+    require_singular_values,
+)
 from adalora.export.peft_folder import peft_fields, peft_usage, read_peft, write_peft
-from adalora.export.refusals import refuse_bypass, require_lora_alone, require_singular_values
-from adalora.export.triplets import low_rank_updates, require_lora
 
 __all__ = ["read", "refuse", "usage", "write"]
 

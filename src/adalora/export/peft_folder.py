@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from adalora.adapters import head_names
+from adalora.adapters.freeze import head_names
 from adalora.adapters.head import head_modules
+from adalora.adapters.merge import base_without_head
+from adalora.artefact.reader import Artefact
 from adalora.builtin import nano_path
-from adalora.checkpoints import Artefact
-from adalora.checkpoints.files import read_json, write_json, write_tensors
-from adalora.export.plain import base_without_head
 from adalora.export.verify import predictor
-from adalora.pretrained import NANO
+from adalora.pretrained.loading import NANO
+from adalora.storage.files import read_json, write_json, write_tensors
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adalora.errors import UserError
-from adalora.pretrained import longest_input
+from adalora.pretrained.loading import longest_input
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict

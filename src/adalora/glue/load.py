@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, config, load_dataset
 
-from adalora.builtin import generate
+from adalora.builtin.miniature import generate
 from adalora.errors import UserError
-from adalora.glue import files
+from adalora.glue import user_files as files
 from adalora.glue.metrics import compute_glue_metrics, main_metric_of
 from adalora.glue.tasks import MINI_PREFIX, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
-from adalora.hub import limit_waiting
+from adalora.storage.hub import limit_waiting
 
 __all__ = ["DataSource", "TaskData", "class_indices", "load_data"]
 

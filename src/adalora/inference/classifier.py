@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from adalora.checkpoints import Artefact, Description, find_artefact, load_artefact
+from adalora.adapters.merge import merge_adapters
+from adalora.artefact.description import Description
+from adalora.artefact.folder import find_artefact
+from adalora.artefact.reader import Artefact, load_artefact
 from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
-from adalora.inference.merging import merge_adapters
-from adalora.pretrained import load_tokenizer
+from adalora.pretrained.loading import load_tokenizer
 
 __all__ = [
     "Answer",

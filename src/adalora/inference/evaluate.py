@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from adalora.checkpoints import Description
+from adalora.artefact.description import Description
 from adalora.errors import UserError
-from adalora.glue import DataSource, compute_glue_metrics, files, load_data
-from adalora.glue.load import class_indices
+from adalora.glue import user_files as files
+from adalora.glue.load import DataSource, class_indices, load_data
+from adalora.glue.metrics import compute_glue_metrics
 from adalora.inference.classifier import Classifier, known_task, text_columns
-from adalora.inference.rows import Columns, choose_columns
+from adalora.inference.texts import Columns, choose_columns
 
 __all__ = ["EvaluationSet", "evaluate", "evaluation_sets"]
 

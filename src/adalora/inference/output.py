@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from adalora.errors import UserError
 from adalora.inference.classifier import Answer, Prediction
-from adalora.inference.rows import Row
+from adalora.inference.texts import Row
 
 __all__ = ["FORMATS", "check_target", "opened", "writer"]
 

@@ -1,19 +1,44 @@
-"""What a run says in the terminal: ranks by layer and matrix, the closing summary, the plan."""
+"""Reports to look at: one HTML page on a run or a sweep, and its pictures.
+
+Files to page, one way: sources and history read, summary gathers, the pictures draw, facts tell,
+render puts them into the templates, output writes. Drawing needs the extra ``adalora[report]``.
+"""
 
 from __future__ import annotations
 
-from adalora.report.curve import Schedule, budget_curve
-from adalora.report.plan import PlanSummary, plan_summary
-from adalora.report.ranks import rank_table
-from adalora.report.summary import RunSummary, Score, run_summary
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = [
-    "PlanSummary",
-    "RunSummary",
-    "Schedule",
-    "Score",
-    "budget_curve",
-    "plan_summary",
-    "rank_table",
-    "run_summary",
-]
+from adalora.report.page import render, write_page
+from adalora.report.sources import SweepSource, read_source
+
+__all__ = ["write_report"]
+
+_MANY_RUNS = 20
+
+
+def write_report(
+    source: Path,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Write the report on the run or the sweep in ``source`` to ``folder``.
+
+    Args:
+        source: folder with ``run.json`` or ``results.jsonl``.
+        folder: as in ``output.write_page``.
+        overwrite: likewise.
+        announce: told what takes long, before it does.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        UserError: as ``read_source`` and ``write_page``.
+    """
+    content = read_source(source)
+    if isinstance(content, SweepSource) and len(content.runs) > _MANY_RUNS:
+        announce(f"Drawing the pictures of {len(content.runs)} runs, about a second for each two.")
+    return write_page(render(content), folder, overwrite=overwrite)

@@ -1,150 +1,186 @@
-"""The closing summary of a run: how good, at what cost, where it lies and what to type next."""
+"""A sweep's runs gathered by method: mean and standard deviation over seeds, task by task.
+
+A method's row is everything that the sweep varied but task and seed. Scores are those of the last
+epoch; the best epoch is a matter of its own, told in each run's section.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.text import Text
+from adalora.report.sources import FailedRun, RunSource, SweepSource
+from adalora.results.words import compact
 
-from adalora.report.plan import facts_table
-from adalora.report.ranks import rank_table
-
-__all__ = ["RunSummary", "Score", "run_summary"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Row",
+    "Summary",
+    "row_label",
+    "span",
+    "summarise",
+    "task_of",
+]
 
 
 @dataclass(frozen=True)
-class Score:
-    """One metric on one evaluation set.
+class Column:
+    """One evaluation set of one task, and the metric to look at."""
 
-    Attributes:
-        evaluation_set: its name, such as "validation_matched".
-        metric: the metric's name.
-        value: what the model reached, as the metric gives it (a fraction, not percent).
-        majority: what always answering the most frequent class gives; None where there is none.
-    """
-
-    evaluation_set: str
+    task: str
+    split: str
     metric: str
-    value: float
-    majority: float | None = None
+    majority: float
+
+    @property
+    def heading(self) -> str:
+        """The task, and of its evaluation set what tells it from the others (mnli's two)."""
+        return f"{self.task} {self.split.partition('_')[2]}".strip()
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """The facts of a finished run; zero or empty where a part did not happen.
+class Cell:
+    """The finite scores of one method in one column, over its seeds.
 
     Attributes:
-        title: model, task and method in a few words.
-        scores: in the order to show.
-        rank_pattern: kept triplets of each matrix, keyed by the path of its ``lora_E``.
-        init_rank: triplets that each matrix began with.
-        mask_events: how often the allocator chose triplets.
-        grown_from: triplets at the start, where ranks grew instead of being pruned.
-        parameters_initial: adapter parameters as initialised.
-        parameters_kept: adapter parameters as finally kept.
-        parameters_head: trained parameters of pooler and classifier.
-        parameters_total: parameters of the whole model.
-        seconds: training time.
-        results: folder that the results lie in.
-        next_commands: what to type next, each with the reason to.
-        warnings: one sentence each.
+        values: one per run.
+        flagged: runs among them that carry a warning.
+        failed: runs without a score.
+        best: whether no method has a higher mean in this column.
     """
 
-    title: str
-    scores: Sequence[Score] = ()
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    init_rank: int = 0
-    mask_events: int = 0
-    grown_from: int = 0
-    parameters_initial: int = 0
-    parameters_kept: int = 0
-    parameters_head: int = 0
-    parameters_total: int = 0
-    seconds: float | None = None
-    results: Path | None = None
-    next_commands: Sequence[tuple[str, str]] = ()
-    warnings: Sequence[str] = ()
+    values: tuple[float, ...] = ()
+    flagged: int = 0
+    failed: int = 0
+    best: bool = False
+
+    @property
+    def mean(self) -> float | None:
+        """Over the runs; None without any."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The sample's standard deviation; None with fewer than two runs."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
-def _score(score: Score) -> str:
-    text = f"{score.metric} {score.value:.4f}"
-    return text if score.majority is None else f"{text} (majority class {score.majority:.4f})"
+@dataclass(frozen=True)
+class Row:
+    """One method, in one setting: its runs and its cells in the order of the columns."""
+
+    label: str
+    runs: tuple[RunSource, ...]
+    cells: list[Cell]
+
+    @property
+    def trained(self) -> float:
+        """Mean number of trained parameters (heads differ a little between tasks); 0 if unknown."""
+        return statistics.fmean([run.record.parameters["trained"] for run in self.runs] or [0])
 
 
-def _shown(path: Path) -> str:
-    """Return the path as short as it can be typed from the current folder."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+@dataclass(frozen=True)
+class Summary:
+    """The table: rows from the most to the fewest trained parameters."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> int | None:
+        """How many runs each cell with a score has, if it is the same for all."""
+        counts = {len(cell.values) for row in self.rows for cell in row.cells if cell.values}
+        return counts.pop() if len(counts) == 1 else None
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-class _Command:
-    """A shell command, continued over lines so that it survives copying from a narrow output."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [""]
-        for word in self.command.split(" "):
-            # Two columns of indentation before the line and two for its continuation mark.
-            if lines[-1] and len(lines[-1]) + 1 + len(word) > options.max_width - 4:
-                lines.append("  " + word)
-            else:
-                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-        yield Text("  " + " \\\n  ".join(lines), overflow="fold", no_wrap=False)
-
-
-def run_summary(run: RunSummary) -> Group:
-    """Return the summary as something rich can print at any width."""
-    rows: list[tuple[str, str]] = []
-    previous = None
-    for score in run.scores:
-        name = "" if score.evaluation_set == previous else score.evaluation_set
-        rows.append((name, _score(score)))
-        previous = score.evaluation_set
-    before, after = run.init_rank * len(run.rank_pattern), sum(run.rank_pattern.values())
-    if run.rank_pattern and run.mask_events and run.grown_from:
-        text = f"grown {run.grown_from:,} -> {after:,} in {run.mask_events:,} allocations"
-        rows.append(("triplets", text))
-    elif run.rank_pattern and run.mask_events:
-        rows.append(
-            ("triplets", f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events")
+def summarise(sweep: SweepSource) -> Summary:
+    """Gather the runs of a sweep."""
+    varied = _varied(sweep)
+    columns = _columns(sweep.runs)
+    runs: dict[str, list[RunSource]] = {}
+    failed: dict[str, list[FailedRun]] = {}
+    for run in sweep.runs:
+        runs.setdefault(row_label(run, varied), []).append(run)
+    for failure in sweep.failed:
+        failed.setdefault(row_label(failure, varied), []).append(failure)
+    rows = [
+        Row(
+            label,
+            tuple(runs.get(label, ())),
+            [_cell(column, runs.get(label, ()), failed.get(label, ())) for column in columns],
         )
-    elif run.rank_pattern:
-        rows.append(("triplets", f"{after:,} of {before:,}, none pruned"))
-    if run.parameters_total:
-        trained = run.parameters_initial + run.parameters_head
-        adapter = f"adapter {run.parameters_initial:,}"
-        if run.parameters_kept != run.parameters_initial:
-            adapter += f", {run.parameters_kept:,} kept"
-        rows.append(
-            (
-                "parameters",
-                f"{adapter}; head {run.parameters_head:,}; "
-                f"trained {trained / run.parameters_total:.2%} of {run.parameters_total:,}",
-            )
-        )
-    if run.seconds is not None:
-        rows.append(("time", _duration(run.seconds)))
-    if run.results is not None:
-        rows.append(("results", _shown(run.results)))
-    parts: list[RenderableType] = []
-    if run.rank_pattern:
-        parts.append(rank_table(run.rank_pattern, run.init_rank))
-    parts += [Text(run.title, style="bold"), facts_table(rows)]
-    if run.warnings:
-        parts.append(Text("\nWarnings", style="bold yellow"))
-        parts += [Text(f"- {warning}") for warning in run.warnings]
-    if run.next_commands:
-        parts.append(Text("\nNext", style="bold"))
-        for reason, command in run.next_commands:
-            parts += [Text(f"{reason}:"), _Command(command)]
-    return Group(*parts)
+        for label in dict.fromkeys([*runs, *failed])
+    ]
+    rows.sort(key=lambda row: (-row.trained, row.label))
+    for index in range(len(columns)):
+        means = [mean for row in rows if (mean := row.cells[index].mean) is not None]
+        for row in rows:
+            cell = row.cells[index]
+            row.cells[index] = replace(cell, best=cell.mean is not None and cell.mean == max(means))
+    return Summary(columns, tuple(rows))
+
+
+def _main_score(run: RunSource, split: str) -> float | None:
+    """The main metric of the last epoch, if the run has a finite one for ``split``."""
+    score = run.record.scores.get(split)
+    value = None if score is None else score["last"].get(score["main"])
+    return value if value is not None and math.isfinite(value) else None
+
+
+def row_label(run: RunSource | FailedRun, varied: Sequence[str]) -> str:
+    """The method's name, and what else of its cell varies over the sweep."""
+    default = run.record.method if isinstance(run, RunSource) else "unnamed method"
+    parts = [str(run.cell.get("method") or default)]
+    for name in varied:
+        value = run.cell.get(name)
+        if value is not None:
+            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _varied(sweep: SweepSource) -> list[str]:
+    cells = [*(run.cell for run in sweep.runs), *(run.cell for run in sweep.failed)]
+    names = dict.fromkeys(name for cell in cells for name in cell)
+    return [
+        name
+        for name in names
+        if name not in ("task", "method", "seed")
+        and len({str(cell.get(name)) for cell in cells}) > 1
+    ]
+
+
+def task_of(run: RunSource | FailedRun) -> str:
+    """The task as the sweep or the run names it."""
+    named = run.record.task if isinstance(run, RunSource) else None
+    return str(run.cell.get("task") or named or "own data")
+
+
+def _columns(runs: Sequence[RunSource]) -> tuple[Column, ...]:
+    columns: dict[tuple[str, str], Column] = {}
+    for run in runs:
+        for split, score in run.record.scores.items():
+            column = Column(task_of(run), split, score["main"], score["majority"])
+            columns.setdefault((column.task, split), column)
+    return tuple(columns[key] for key in sorted(columns))
+
+
+def _cell(column: Column, runs: Sequence[RunSource], failed: Sequence[FailedRun]) -> Cell:
+    here = [run for run in runs if task_of(run) == column.task]
+    values = [_main_score(run, column.split) for run in here]
+    finite = tuple(value for value in values if value is not None)
+    return Cell(
+        finite,
+        flagged=sum(bool(run.record.warnings) for run in here),
+        failed=len(here) - len(finite) + sum(task_of(one) == column.task for one in failed),
+    )
+
+
+def span(values: Sequence[float]) -> str:
+    """ "59.3k", or "59.3k to 61k" where the values differ visibly."""
+    if not values:
+        return "–"
+    low, high = compact(min(values)), compact(max(values))
+    return low if low == high else f"{low} to {high}"

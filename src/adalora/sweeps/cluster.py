@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adalora.errors import UserError
-from adalora.sweeps.job import OUTPUT_FILE, Job, end_all, start
+from adalora.sweeps.processes import OUTPUT_FILE, Job, end_all, start
 
 __all__ = ["RayCluster"]
 

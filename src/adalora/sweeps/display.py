@@ -22,10 +22,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from adalora.runs import Result
+from adalora.results.sources import Result
 from adalora.sweeps.cells import Cell
 from adalora.sweeps.estimate import Estimate, Setting, setting_of
-from adalora.sweeps.work import main_score
+from adalora.sweeps.runner import main_score
 
 __all__ = ["Display", "duration", "plan_table"]
 

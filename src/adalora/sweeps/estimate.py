@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adalora.checkpoints.files import read_json
+from adalora.storage.files import read_json
 from adalora.sweeps.cells import Cell, words
-from adalora.sweeps.job import OUTPUT_FILE, Executor, Job, error_of
 from adalora.sweeps.measure import MEASURED_FILE
+from adalora.sweeps.processes import OUTPUT_FILE, Executor, Job, error_of
 
 __all__ = ["Estimate", "estimate", "setting_of"]
 

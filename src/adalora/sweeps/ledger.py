@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from adalora.checkpoints.files import read_json, write_json
 from adalora.errors import UserError
-from adalora.runs import RECORD_FILE, RESULTS_FILE, Result, RunRecord, read_results
+from adalora.results.record import RECORD_FILE, RunRecord
+from adalora.results.sources import RESULTS_FILE, Result, read_results
+from adalora.storage.files import read_json, write_json
+from adalora.storage.lock import locked_folder
 from adalora.sweeps.cells import Cell
-from adalora.training.lock import locked_folder
 
 __all__ = ["Ledger"]
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from adalora.checkpoints.files import write_json
-from adalora.runs.machine import peak_memory
+from adalora.results.machine import peak_memory
+from adalora.storage.files import write_json
 from adalora.sweeps.child import watched
 
 __all__ = ["MEASURED_FILE", "Stopwatch", "main"]

@@ -17,11 +17,11 @@ import numpy as np
 from adalora.errors import UserError
 from adalora.glue.predictions import result_name
 from adalora.glue.tasks import Task, resolve_task
+from adalora.results.columns import CONVENTIONS, Column, task_score
+from adalora.results.rows import Row
+from adalora.results.scores import table_columns
+from adalora.results.sources import Run
 from adalora.tables.bootstrap import bootstrap_differences, interval
-from adalora.tables.columns import CONVENTIONS, Column, task_score
-from adalora.tables.rows import Row
-from adalora.tables.scores import table_columns
-from adalora.tables.sources import Run
 
 __all__ = ["Difference", "Differences", "differences", "find_row"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from adalora.tables.columns import CONVENTIONS, task_score, task_title
+from adalora.results.columns import CONVENTIONS, task_score, task_title
+from adalora.results.rows import Row, Spread
+from adalora.results.scores import FAILED, GUARDS, ScoreTable
 from adalora.tables.differences import Difference, Differences
 from adalora.tables.paper import PaperTable, paper_table
-from adalora.tables.rows import Row, Spread
-from adalora.tables.scores import FAILED, GUARDS, ScoreTable
 
 __all__ = [
     "Grid",

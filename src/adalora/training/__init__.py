@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
+from adalora.runtime.failures import told_in_a_sentence
+from adalora.runtime.launch import leave_job
+from adalora.runtime.memory import keep_freed_memory
+from adalora.runtime.signals import StopOnSignal
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
-from adalora.training.arguments import (
-    AdaLoraTrainingArguments,
-    DataArguments,
-    MethodArguments,
-    ModelArguments,
-)
+from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.method import MethodArguments
+from adalora.training.arguments.model import ModelArguments
+from adalora.training.arguments.parser import RunArguments, parse_arguments
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.build import (
     adapt,
     build_adaptation,
     build_model,
     build_tokenizer,
+    count_steps,
+    data_source,
+    seed_everything,
     settings_of,
+    summary_writer,
 )
-from adalora.training.callback import AdaLoraCallback
-from adalora.training.combinations import check_combination
-from adalora.training.course import course_settings
-from adalora.training.faults import told_in_a_sentence
+from adalora.training.callbacks import AdaLoraCallback
+from adalora.training.checkpointing.settings import course_settings
+from adalora.training.checks import check_combination, check_schedule
 from adalora.training.folders import (
     clear_earlier_run,
     configure_logging,
     find_checkpoint,
     hold_folder,
 )
-from adalora.training.freed_memory import keep_freed_memory
-from adalora.training.interruption import StopOnSignal
-from adalora.training.launch import leave_job
-from adalora.training.parser import RunArguments, parse_arguments
-from adalora.training.run import (
-    Run,
-    TaskMetrics,
-    check_schedule,
-    data_source,
-    seed_everything,
-    summary_writer,
-)
-from adalora.training.steps import count_steps
+from adalora.training.run import Run
+from adalora.training.task_metrics import TaskMetrics
 from adalora.training.tokenise import build_collator, tokenise
 from adalora.training.trainer import AdaLoraTrainer
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
-from adalora.training.allocations import AllocationHistory
+from adalora.training.allocation_history import AllocationHistory
 from loralib import (
     ALLOCATIONS,
     SCORES,

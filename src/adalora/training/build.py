@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
+import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adalora.adapters import add_bottleneck, add_lora, freeze_base
-from adalora.adapters.bottleneck import AdapterType
-from adalora.adapters.freeze import Method
+from adalora.adapters.bottleneck import AdapterType, add_bottleneck
+from adalora.adapters.freeze import Method, freeze_base
 from adalora.adapters.initialise import Initialisation
-from adalora.adapters.lora import LoRAType
+from adalora.adapters.lora import LoRAType, add_lora
 from adalora.adapters.peft_method import add_peft
-from adalora.attention import use_fast_attention
-from adalora.checkpoints import load_bottleneck, load_lora
-from adalora.dropout import use_fast_dropout
-from adalora.glue import TaskData
-from adalora.pretrained import load_classifier, load_tokenizer
+from adalora.artefact.warm_start import load_bottleneck, load_lora
+from adalora.glue.load import DataSource, TaskData
+from adalora.pretrained.dropout import use_fast_dropout
+from adalora.pretrained.loading import load_classifier, load_tokenizer
+from adalora.pretrained.sdpa import use_fast_attention
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
-from adalora.training.arguments import MethodArguments, ModelArguments
-from adalora.training.parser import RunArguments
-from adalora.training.peft_adalora import PeftAdaLora
-from adalora.training.steps import count_steps
+from adalora.training.arguments.method import MethodArguments
+from adalora.training.arguments.model import ModelArguments
+from adalora.training.arguments.parser import RunArguments
+from adalora.training.arguments.training import AdaLoraTrainingArguments
+from adalora.training.peft_adaptation import PeftAdaLora
 
 __all__ = [
     "adapt",
     "build_adaptation",
     "build_model",
     "build_tokenizer",
+    "count_steps",
+    "data_source",
+    "seed_everything",
     "settings_of",
+    "summary_writer",
     "training_steps",
 ]
 
@@ -157,3 +164,64 @@ def build_adaptation(
         writer=writer,
         log_interval=method.tb_writter_loginterval,
     )
+
+
+def data_source(arguments: RunArguments) -> DataSource:
+    """Where the flags say the data is, and which splits the run needs."""
+    training, data = arguments.training, arguments.data
+    need = (
+        *(("train",) if training.do_train else ()),
+        *(("validation",) if training.do_eval else ()),
+        *(("test",) if training.do_predict else ()),
+    )
+    return DataSource(
+        task_name=data.task_name,
+        data_dir=data.data_dir,
+        train_file=data.train_file,
+        validation_file=data.validation_file,
+        test_file=data.test_file,
+        cache_dir=arguments.model.cache_dir,
+        need=need,
+    )
+
+
+def seed_everything(training: AdaLoraTrainingArguments) -> None:
+    """Seed before the model is built: the head and the adapters are drawn at random."""
+    if training.full_determinism:
+        transformers.enable_full_determinism(training.seed)
+    else:
+        transformers.set_seed(training.seed)
+    torch.use_deterministic_algorithms(
+        training.use_deterministic_algorithms or training.full_determinism
+    )
+
+
+def summary_writer(training: AdaLoraTrainingArguments) -> Any:
+    """A TensorBoard writer in the run's ``log/``; None in other processes, or when not asked for.
+
+    The Trainer's own TensorBoard records go to the same folder, by the variable it reads.
+    """
+    if not training.uses_tensorboard or training.process_index != 0:
+        return None
+    import os
+
+    from torch.utils.tensorboard import SummaryWriter
+
+    os.environ["TENSORBOARD_LOGGING_DIR"] = training.log_dir
+    return SummaryWriter(log_dir=training.log_dir)
+
+
+def count_steps(examples: int, training: AdaLoraTrainingArguments) -> int:
+    """Optimizer steps over ``examples`` training examples, as the installed Trainer counts them.
+
+    Each process takes its share of the batches; ``gradient_accumulation_steps`` batches make a
+    step and a shorter group at the end of an epoch makes one too; ``--max_steps`` overrides.
+    """
+    if training.max_steps > 0:
+        return training.max_steps
+    per_process = training.train_batch_size
+    batches = examples / per_process
+    whole = math.floor if training.dataloader_drop_last else math.ceil
+    batches = whole(whole(batches) / max(training.world_size, 1))
+    per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
+    return math.ceil(training.num_train_epochs * per_epoch)

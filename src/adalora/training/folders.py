@@ -18,11 +18,11 @@ from pathlib import Path
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
 
-from adalora.checkpoints.files import listed
-from adalora.checkpoints.snapshot import newest_sound, snapshots, verify
 from adalora.errors import UserError
-from adalora.training.arguments import AdaLoraTrainingArguments
-from adalora.training.lock import locked_folder
+from adalora.storage.files import listed
+from adalora.storage.lock import locked_folder
+from adalora.storage.snapshots import newest_sound, snapshots, verify
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 #: What a run writes beside ``model/`` and ``log/``; first what says that it is finished.
 _RESULTS = (

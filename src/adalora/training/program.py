@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from adalora import training as at
-from adalora.glue import load_data
+from adalora.glue.load import load_data
 
 __all__ = ["run", "train_and_evaluate"]
 

@@ -8,139 +8,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-import transformers
 from datasets import Dataset
 from rich.console import Console
 from torch import nn
-from transformers import EvalPrediction, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from adalora.adapters import count_parameters
-from adalora.checkpoints import Description, save_artefact
-from adalora.checkpoints.files import write_json
-from adalora.errors import UserError
-from adalora.glue import (
-    DataSource,
-    TaskData,
-    compute_glue_metrics,
-    write_predictions,
-)
-from adalora.glue.predictions import result_name
-from adalora.report import RunSummary, Score, run_summary
-from adalora.runs import RunRecord
+from adalora.adapters.freeze import count_parameters
+from adalora.artefact.description import Description
+from adalora.artefact.writer import save_artefact
+from adalora.glue.load import TaskData
+from adalora.glue.predictions import result_name, write_predictions
+from adalora.glue.tasks import MINI_PREFIX
+from adalora.results.record import RunRecord
+from adalora.storage.files import write_json
+from adalora.terminal.run_summary import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
-from adalora.training.arguments import AdaLoraTrainingArguments
-from adalora.training.build import settings_of, training_steps
-from adalora.training.next_commands import next_commands
-from adalora.training.outcome import Answers, fingerprint, make_record, write_course
-from adalora.training.parser import RunArguments
-from adalora.training.peft_adalora import PeftAdaLora
+from adalora.training.arguments.parser import RunArguments
+from adalora.training.make_record import fingerprint, make_record, write_course
+from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.task_metrics import Answers, TaskMetrics, _decide
 from adalora.training.trainer import AdaLoraTrainer
 
 __all__ = [
     "Run",
-    "TaskMetrics",
-    "check_schedule",
-    "data_source",
-    "seed_everything",
-    "summary_writer",
+    "next_commands",
 ]
-
-
-def data_source(arguments: RunArguments) -> DataSource:
-    """Where the flags say the data is, and which splits the run needs."""
-    training, data = arguments.training, arguments.data
-    need = (
-        *(("train",) if training.do_train else ()),
-        *(("validation",) if training.do_eval else ()),
-        *(("test",) if training.do_predict else ()),
-    )
-    return DataSource(
-        task_name=data.task_name,
-        data_dir=data.data_dir,
-        train_file=data.train_file,
-        validation_file=data.validation_file,
-        test_file=data.test_file,
-        cache_dir=arguments.model.cache_dir,
-        need=need,
-    )
-
-
-def seed_everything(training: AdaLoraTrainingArguments) -> None:
-    """Seed before the model is built: the head and the adapters are drawn at random."""
-    if training.full_determinism:
-        transformers.enable_full_determinism(training.seed)
-    else:
-        transformers.set_seed(training.seed)
-    torch.use_deterministic_algorithms(
-        training.use_deterministic_algorithms or training.full_determinism
-    )
-
-
-def summary_writer(training: AdaLoraTrainingArguments) -> Any:
-    """A TensorBoard writer in the run's ``log/``; None in other processes, or when not asked for.
-
-    The Trainer's own TensorBoard records go to the same folder, by the variable it reads.
-    """
-    if not training.uses_tensorboard or training.process_index != 0:
-        return None
-    import os
-
-    from torch.utils.tensorboard import SummaryWriter
-
-    os.environ["TENSORBOARD_LOGGING_DIR"] = training.log_dir
-    return SummaryWriter(log_dir=training.log_dir)
-
-
-def check_schedule(arguments: RunArguments, data: TaskData) -> None:
-    """Refuse a schedule that does not fit the run, before a model is loaded.
-
-    Raises:
-        UserError: as ``AdaLoraSettings.schedule``.
-    """
-    method = arguments.method
-    if not method.allocates:
-        return
-    init_rank = int(method.lora_r or 0)
-    # One matrix stands for all: the budget scales with their number. With target_total_rank the
-    # number matters, and the check is made again when the model is there.
-    target = method.target_rank if method.target_total_rank is None else 0
-    if target > init_rank:
-        raise UserError(
-            f"--target_rank {target} is above --lora_r {init_rank}, the largest rank that a matrix "
-            "can have; swap or change them."
-        )
-    settings = settings_of(method)
-    steps = training_steps(arguments, examples=len(data.splits["train"]))
-    if method.target_total_rank is None:
-        settings.schedule(init_rank, 1, steps)
-
-
-class TaskMetrics:
-    """The metrics of the task from the Trainer's predictions; the last of these are remembered."""
-
-    def __init__(self, data: TaskData) -> None:
-        self._data = data
-        self.answers: Answers | None = None
-
-    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metric -> value."""
-        data = self._data
-        guess = _decide(prediction.predictions, data.is_regression)
-        self.answers = Answers(guess, np.asarray(prediction.label_ids).reshape(-1))
-        return compute_glue_metrics(
-            None if data.task is None else data.task.name,
-            guess,
-            prediction.label_ids,
-            is_regression=data.is_regression,
-        )
-
-
-def _decide(logits: Any, is_regression: bool) -> np.ndarray[Any, Any]:
-    """Scores [n] or class indices [n] from logits [n, labels]."""
-    logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-    return logits.reshape(-1) if is_regression else logits.argmax(axis=-1)
 
 
 @dataclass
@@ -329,3 +221,48 @@ def _scores(record: RunRecord) -> list[Score]:
         for split, scores in record.scores.items()
         for name, value in scores["last"].items()
     ]
+
+
+def next_commands(arguments: RunArguments, script: Path | None) -> list[tuple[str, str]]:
+    """Commands that lead on from a trained run.
+
+    Args:
+        arguments: what the run was told.
+        script: the program that ran; None for ``adalora train``.
+    """
+    commands = []
+    if arguments.training.uses_tensorboard:
+        commands.append(("Watch the curves", f"tensorboard --logdir {arguments.training.log_dir}"))
+    task_name = arguments.data.task_name or ""
+    if task_name.startswith(MINI_PREFIX):
+        task = task_name.removeprefix(MINI_PREFIX)
+        if scripts := _task_scripts(script):
+            example = task if f"run_debertav3_{task}.sh" in scripts else "rte"
+            commands.append(
+                (
+                    "The same on the real task, from the official GLUE files",
+                    f"bash scripts/run_debertav3_{example}.sh --data_dir GLUE_FOLDER",
+                )
+            )
+        program = "adalora train" if script is None else f"python {_short(script)}"
+        commands.append(
+            (
+                "The same on your own data",
+                f"{program} --model_name_or_path nano --train_file "
+                "train.csv --validation_file dev.csv --do_train --do_eval --apply_adalora "
+                "--root_output_dir output/mine",
+            )
+        )
+    return commands
+
+
+def _task_scripts(program: Path | None) -> set[str]:
+    """Names of the project's shell scripts, one per task."""
+    if program is None:
+        return set()
+    return {path.name for path in (program.resolve().parents[2] / "scripts").glob("run_*.sh")}
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -21,8 +21,9 @@ from datasets.fingerprint import Hasher
 from filelock import FileLock
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from adalora.glue import TaskData
-from adalora.training.arguments import AdaLoraTrainingArguments, DataArguments
+from adalora.glue.load import TaskData
+from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 __all__ = ["build_collator", "tokenise"]
 

@@ -17,24 +17,24 @@ from torch.utils.data import SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, find_batch_size
 from transformers.trainer_utils import has_length
 
-from adalora.checkpoints import BaseEncoder
+from adalora.artefact.base_encoder import BaseEncoder
 from adalora.errors import UserError
+from adalora.runtime.failures import batch_in_memory
+from adalora.runtime.launch import check_job
+from adalora.runtime.sharding import replicate_trained, shard_base
 from adalora.training.adaptation import AdaLora
 from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
-from adalora.training.callback import (
+from adalora.training.callbacks import (
     AdaLoraCallback,
     LearningRateByStep,
     LogLastStep,
     StopEarly,
+    TrainingTime,
 )
-from adalora.training.consistency import consistency_loss, mask_tokens
-from adalora.training.duration import TrainingTime
-from adalora.training.faults import batch_in_memory
-from adalora.training.launch import check_job
-from adalora.training.lora_plus import raise_learning_rate
-from adalora.training.peft_adalora import PeftAdaLora
-from adalora.training.resumable import ResumableTrainer
-from adalora.training.sharding import replicate_trained, shard_base
+from adalora.training.checkpointing.resumable import ResumableTrainer
+from adalora.training.losses import consistency_loss, mask_tokens
+from adalora.training.optimizer import raise_learning_rate
+from adalora.training.peft_adaptation import PeftAdaLora
 
 __all__ = ["AdaLoraTrainer"]
 
@@ -48,10 +48,10 @@ class AdaLoraTrainer(ResumableTrainer):
     Args:
         adaptation: the method over ``model``; None trains whatever requires a gradient, which is
             how plain fine-tuning, BitFit and bottleneck adapters use the same Trainer.
-        reg_loss_wgt: weight of the consistency loss (``adalora.training.consistency``), 0 for none.
+        reg_loss_wgt: weight of the consistency loss (``adalora.training.losses``), 0 for none.
         masking_prob: token masking probability of its second pass.
         lora_plus_ratio: learning rate of the factor that starts at zero over that of the others
-            (``adalora.training.lora_plus``).
+            (``adalora.training.optimizer``).
         **kwargs: those of ``ResumableTrainer`` and ``transformers.Trainer``.
     """
 

@@ -2,8 +2,8 @@
 
 The flags are those of the original ``run_glue.py`` (facts: QingruZhang/AdaLoRA,
 NLU/examples/text-classification/run_glue.py and NLU/src/transformers/training_args.py) on top of
-the installed ``transformers.TrainingArguments``. ``adalora.training.parser`` turns a command line
-into them. Every mistake is a ``UserError`` that shows the value and what was expected.
+the installed ``transformers.TrainingArguments``. ``adalora.training.arguments.parser`` turns a
+command line into them. Every mistake is a ``UserError`` that shows the value and what was expected.
 """
 
 from __future__ import annotations

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from adalora.errors import UserError
-from adalora.sizes import check_numbers
-from adalora.training.arguments.told import told
-from adalora.training.ranges import DATA_RANGES
+from adalora.validation import DATA_RANGES, check_numbers, told
 
 __all__ = ["DataArguments"]
 

@@ -10,9 +10,7 @@ from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
-from adalora.sizes import check_numbers
-from adalora.training.arguments.told import told
-from adalora.training.ranges import METHOD_RANGES
+from adalora.validation import METHOD_RANGES, check_numbers, told
 from loralib import ALLOCATIONS, SCORES
 
 __all__ = ["MethodArguments"]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from adalora.errors import UserError
-from adalora.training.arguments.told import told
+from adalora.validation import told
 
 __all__ = ["ModelArguments"]
 

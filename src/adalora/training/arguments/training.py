@@ -11,16 +11,14 @@ import torch
 import transformers
 
 from adalora.errors import UserError
-from adalora.sizes import check_numbers
-from adalora.training.arguments.told import told
-from adalora.training.launch import (
+from adalora.runtime.launch import (
     ADVICE,
     asks_for_fsdp,
     check_environment,
     check_job,
     refused_sharding,
 )
-from adalora.training.ranges import TRAINING_RANGES
+from adalora.validation import TRAINING_RANGES, check_numbers, told
 
 __all__ = ["AdaLoraTrainingArguments"]
 

@@ -1,0 +1,92 @@
+"""Merged weights for inference: plain linear layers, and nothing kept of the base."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import loralib
+from adalora.adapters.bottleneck import Bottleneck
+from adalora.adapters.freeze import head_names
+from adalora.adapters.lora import replace_module
+from adalora.adapters.peft_method import is_peft
+from adalora.errors import UserError
+
+__all__ = [
+    "base_without_head",
+    "merge_adapters",
+    "merged_model",
+]
+
+
+def merge_adapters(model: nn.Module) -> int:
+    """Add every LoRA update into its weight and put a plain ``nn.Linear`` in the layer's place.
+
+    The base's weights in memory are overwritten, so no other model may share them.
+
+    Returns:
+        How many layers were merged.
+
+    Raises:
+        UserError: if the model has adapters that are no update of a weight.
+    """
+    modules = dict(model.named_modules())
+    if is_peft(model):
+        raise UserError(
+            "This model was trained by PEFT and is merged by PEFT alone (merge_and_unload)."
+        )
+    if any(isinstance(module, Bottleneck) for module in modules.values()):
+        raise UserError("Bottleneck adapters are layers of their own and cannot be merged.")
+    if any(getattr(module, "position_query_bypass", False) for module in modules.values()):
+        raise UserError(
+            "This model was trained with --position_query_bypass: its positional query uses the "
+            "base weight beside the adapted one, so it cannot be merged exactly."
+        )
+    merged = 0
+    for path, module in modules.items():
+        if isinstance(module, loralib.Linear | loralib.SVDLinear):
+            module.merge()
+            layer: Any = nn.Linear(module.in_features, module.out_features, device="meta")
+            layer.weight, layer.bias = module.weight, module.bias
+            replace_module(model, path, layer)
+            merged += 1
+    return merged
+
+
+@torch.no_grad()
+def merged_model(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` with every low-rank update added into its weight; untouched weights are shared.
+
+    Args:
+        model: in float32 or wider, without bottleneck adapters.
+    """
+    state = model.state_dict()
+    for path, module in model.named_modules():
+        if isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter:
+            state[f"{path}.weight"] = module.weight + module.delta_weight()
+    return _installed(model, state)
+
+
+def base_without_head(model: PreTrainedModel) -> PreTrainedModel:
+    """The frozen base that ``model`` adapts, its head zero; the base's weights are shared."""
+    state = model.state_dict()
+    for name in head_names(model):
+        state[name] = torch.zeros_like(state[name])
+    return _installed(model, state)
+
+
+def _installed(model: PreTrainedModel, state: dict[str, Tensor]) -> PreTrainedModel:
+    config = copy.deepcopy(model.config)
+    # Ours alone; a reader of the configuration should not wonder about it.
+    if hasattr(config, "position_query_bypass"):
+        del config.position_query_bypass
+    # Without weights of its own, which would be drawn to be thrown away.
+    with init_empty_weights():
+        plain: PreTrainedModel = type(model)(config)
+    plain.load_state_dict({name: state[name] for name in plain.state_dict()}, assign=True)
+    return plain.eval()

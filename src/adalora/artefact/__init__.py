@@ -1,0 +1,29 @@
+"""What a run leaves on disk, and reading it back.
+
+``save_trainable``/``load_trainable`` serve training checkpoints (what trains, exactly);
+``save_artefact``/``load_artefact`` the one folder from which a model is used; ``load_lora`` and
+``load_bottleneck`` start a run from somebody's adapters. Nothing is ever unpickled.
+"""
+
+from adalora.adapters.trainable import load_trainable, save_trainable, trainable_state
+from adalora.artefact.base_encoder import BaseEncoder
+from adalora.artefact.description import Description, read_description
+from adalora.artefact.folder import find_artefact
+from adalora.artefact.reader import Artefact, load_artefact
+from adalora.artefact.warm_start import load_bottleneck, load_lora
+from adalora.artefact.writer import save_artefact
+
+__all__ = [
+    "Artefact",
+    "BaseEncoder",
+    "Description",
+    "find_artefact",
+    "load_artefact",
+    "load_bottleneck",
+    "load_lora",
+    "load_trainable",
+    "read_description",
+    "save_artefact",
+    "save_trainable",
+    "trainable_state",
+]

@@ -1,0 +1,133 @@
+"""The frozen encoder under the adapters: its fingerprint, and more classifiers on the same tensors.
+
+The fingerprint is the SHA-256 of one line for each parameter of the encoder, sorted by name,
+
+    NAME DTYPE SHAPE SHA-256-OF-THE-VALUES
+
+each ended by a newline. NAME is without the encoder's own prefix (``deberta.``), SHAPE reads
+``768,768``, and the values are the bytes of the contiguous tensor, little-endian, in the number
+type that the artefact's description states. Pooler, classifier and adapters are left out, and so is
+what an artefact holds itself (the biases that BitFit trains).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+
+import loralib
+from adalora.adapters.freeze import adapter_names
+from adalora.adapters.head import base_path, is_head, widen_head
+from adalora.artefact.description import Description
+from adalora.pretrained import deberta
+from adalora.pretrained.loading import describe_task
+
+__all__ = ["BaseEncoder", "set_tensor"]
+
+
+@dataclass(frozen=True)
+class BaseEncoder:
+    """The tensors of one encoder, which any number of classifiers may share.
+
+    Attributes:
+        config: of the model that they were taken from.
+        parameters: name in the classifier -> parameter; of a merged layer, the base weight.
+        buffers: likewise; what the encoder looks up and nobody trains.
+        prefix: of the encoder inside the classifier, such as ``deberta``.
+    """
+
+    config: PreTrainedConfig
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    prefix: str
+
+    @classmethod
+    def of(cls, model: nn.Module) -> BaseEncoder:
+        """Take the encoder of ``model``, adapted or not; nothing is copied."""
+        adapters = {*adapter_names(model, "lora"), *adapter_names(model, "bottleneck")}
+        parameters: dict[str, Tensor] = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if not is_head(model, name)
+            and name not in adapters
+            and name.rpartition(".")[2] != "ranknum"
+        }
+        for path, module in model.named_modules():
+            if isinstance(module, loralib.LoRALayer) and module.merged:
+                # The state dict of a merged layer holds its base.
+                parameters[f"{path}.weight"] = module.state_dict()["weight"]
+        config: Any = getattr(model, "config", None)
+        return cls(
+            config=copy.deepcopy(config),
+            parameters=parameters,
+            buffers={
+                n: b
+                for n, b in model.named_buffers()
+                if not is_head(model, n) and not n.rpartition(".")[2].startswith("lora_")
+            },
+            prefix=base_path(model),
+        )
+
+    @cached_property
+    def _lines(self) -> dict[str, str]:
+        """Name -> line of the fingerprint."""
+        return {name: self._line(name, tensor) for name, tensor in self.parameters.items()}
+
+    def _line(self, name: str, tensor: Tensor) -> str:
+        plain = tensor.detach().cpu().contiguous()
+        dtype = str(plain.dtype).removeprefix("torch.")
+        shape = ",".join(map(str, plain.shape))
+        digest = hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data)
+        short = name.removeprefix(f"{self.prefix}.") if self.prefix else name
+        return f"{short} {dtype} {shape} {digest.hexdigest()}\n"
+
+    def fingerprint(self, without: Collection[str] = ()) -> str:
+        """``sha256:`` and 64 hexadecimal digits.
+
+        Args:
+            without: names of parameters that an artefact brings itself.
+        """
+        lines = sorted(line for name, line in self._lines.items() if name not in without)
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def classifier(self, description: Description) -> PreTrainedModel:
+        """A classifier for the outputs described, on these very tensors; its head holds no values.
+
+        Args:
+            description: of the same architecture.
+        """
+        config: Any = copy.deepcopy(self.config)
+        config.num_labels = description.num_labels
+        describe_task(
+            config,
+            labels=description.labels,
+            is_regression=description.is_regression,
+            task_name=description.task,
+        )
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        for name, tensor in (*self.parameters.items(), *self.buffers.items()):
+            set_tensor(model, name, tensor)
+        some = next(iter(self.parameters.values()))
+        for name, parameter in list(model.named_parameters()):
+            if parameter.is_meta:
+                empty = torch.empty(parameter.shape, dtype=some.dtype, device=some.device)
+                set_tensor(model, name, nn.Parameter(empty))
+        widen_head(model)
+        if config.model_type == "deberta-v2":
+            deberta.patch(model, position_query_bypass=description.position_query_bypass)
+        return model.eval()
+
+
+def set_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put ``tensor`` itself in the place of the parameter or buffer ``name``."""
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, tensor)

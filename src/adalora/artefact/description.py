@@ -1,0 +1,361 @@
+"""What an artefact says about itself: enough to rebuild the model and to use its answers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import loralib
+from adalora.adapters.bottleneck import Bottleneck
+from adalora.adapters.freeze import METHODS, adapter_names
+from adalora.adapters.head import is_head
+from adalora.adapters.initialise import stored_alpha
+from adalora.adapters.lora import LORA_LAYERS, RankedLayer, lora_type_of
+from adalora.adapters.peft_method import is_peft
+from adalora.errors import UserError
+from adalora.storage.files import read_json
+from adalora.validation import (
+    check_inside,
+    check_kind,
+    check_one_of,
+    check_real,
+    check_strings,
+    check_whole,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Description",
+    "LoRASettings",
+    "Origin",
+    "lineage_of",
+    "read_description",
+    "record_origins",
+]
+
+FORMAT_VERSION = 1
+MANIFEST = "adalora.json"
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+}
+# Far beyond any real model: a larger number in a file is damage, or meant to exhaust the memory.
+_MOST_LABELS = 1_000_000
+_MOST_TOKENS = 10_000_000
+_LARGEST_RANK = 100_000
+
+
+@dataclass(frozen=True)
+class LoRASettings:
+    """How the LoRA layers were put on: type, rank, scale, dropout and exact module paths."""
+
+    lora_type: str
+    init_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_one_of("lora_type", self.lora_type, LORA_LAYERS)
+        check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
+        check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
+        check_real("lora_dropout", self.lora_dropout, 0, 1)
+        check_strings("targets", self.targets)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The facts beside the tensors.
+
+    ``method`` is a word for people; ``trained`` names the parts that trained (``lora``,
+    ``bottleneck``, ``bitfit``, ``full``). ``text_columns`` are the one or two columns of the
+    training data that hold texts, ``training`` the settings of the run that are worth telling, and
+    ``lineage`` the artefacts or files that it started from, the nearest first. ``rank_pattern``
+    (``<module>.lora_E`` -> triplets), ``metrics``, ``base_fingerprint``, ``files`` (name ->
+    bytes), ``checksums`` (name -> SHA-256) and ``created`` are filled in by ``save_artefact``.
+
+    Raises:
+        UserError: if a value is of another type or out of any sensible range.
+    """
+
+    base_model: str
+    revision: str | None
+    model_type: str
+    method: str
+    trained: tuple[str, ...]
+    num_labels: int
+    labels: tuple[str, ...] | None = None
+    task: str | None = None
+    is_regression: bool = False
+    text_columns: tuple[str, ...] | None = None
+    max_seq_length: int | None = None
+    position_query_bypass: bool = False
+    cls_dropout: float | None = None
+    dtype: str = "float32"
+    lora: LoRASettings | None = None
+    adapter_type: str | None = None
+    adapter_size: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    lineage: tuple[Origin, ...] = ()
+    base_fingerprint: str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        for name in ("base_model", "model_type", "method"):
+            check_kind(name, getattr(self, name), str)
+        for name in ("revision", "task", "adapter_type", "base_fingerprint", "created"):
+            if getattr(self, name) is not None:
+                check_kind(name, getattr(self, name), str)
+        for name in ("training", "rank_pattern", "metrics", "files", "checksums", "versions"):
+            check_kind(name, getattr(self, name), dict)
+        for name in ("is_regression", "position_query_bypass"):
+            check_kind(name, getattr(self, name), bool)
+        check_strings("trained", self.trained)
+        for method in self.trained:
+            check_one_of("trained", method, (*METHODS, "peft"))
+        check_one_of("dtype", self.dtype, _DTYPES)
+        self._check_task()
+        self._check_adapters()
+        for file, size in self.files.items():
+            check_inside(file)
+            check_whole(f"the size of {file}", size, 0, 2**63)
+        for file, checksum in self.checksums.items():
+            if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+                raise UserError(f"the checksum of {file} is {checksum!r}, which is no SHA-256")
+
+    def _check_task(self) -> None:
+        check_whole("num_labels", self.num_labels, 0, _MOST_LABELS)
+        if self.labels is not None:
+            check_strings("labels", self.labels)
+            if len(self.labels) != self.num_labels:
+                raise UserError(f"{len(self.labels)} labels do not name {self.num_labels} outputs")
+        if self.text_columns is not None:
+            check_strings("text_columns", self.text_columns)
+            check_whole("the number of text_columns", len(self.text_columns), 1, 2)
+        if self.max_seq_length is not None:
+            check_whole("max_seq_length", self.max_seq_length, 1, _MOST_TOKENS)
+        if self.cls_dropout is not None:
+            check_real("cls_dropout", self.cls_dropout, 0, 1)
+
+    def _check_adapters(self) -> None:
+        if self.adapter_type is not None:
+            check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
+            check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
+        most = self.lora.init_rank if self.lora is not None else 0
+        if "peft" in self.trained:
+            # The initial rank stands in PEFT's own configuration.
+            most = _LARGEST_RANK
+        for key, rank in self.rank_pattern.items():
+            check_whole(f"the rank of {key}", rank, 0, most)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        base_model: str,
+        method: str,
+        revision: str | None = None,
+        task: str | None = None,
+        labels: Sequence[str] | None = None,
+        is_regression: bool = False,
+        text_columns: Sequence[str] | None = None,
+        max_seq_length: int | None = None,
+        training: Mapping[str, Any] | None = None,
+    ) -> Description:
+        """Describe ``model``.
+
+        What is on it, what of it trains, which adapters it started from and, for a base from the
+        hub, the exact commit are read off the model.
+        """
+        config: Any = getattr(model, "config", None)
+        if (Path(base_model) / "config.json").is_file():
+            # A folder stays findable from another working directory.
+            base_model = str(Path(base_model).resolve())
+        bottlenecks = [m for m in model.modules() if isinstance(m, Bottleneck)]
+        return cls(
+            base_model=base_model,
+            revision=getattr(config, "_commit_hash", None) or revision,
+            model_type=str(getattr(config, "model_type", type(model).__name__)),
+            method=method,
+            trained=_trained(model),
+            num_labels=int(getattr(config, "num_labels", 0)),
+            labels=None if labels is None else tuple(labels),
+            task=task,
+            is_regression=is_regression,
+            text_columns=None if text_columns is None else tuple(text_columns),
+            max_seq_length=max_seq_length,
+            position_query_bypass=any(
+                bool(getattr(m, "position_query_bypass", False)) for m in model.modules()
+            ),
+            cls_dropout=getattr(config, "cls_dropout", None),
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            lora=_lora_settings(model),
+            adapter_type=bottlenecks[0].adapter_type if bottlenecks else None,
+            adapter_size=bottlenecks[0].adapter_A.out_features if bottlenecks else None,
+            training=dict(training or {}),
+            lineage=lineage_of(model),
+            versions=_versions(),
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Number type of the base's weights."""
+        return _DTYPES[self.dtype]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for ``json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str) -> Description:
+        """Read what ``as_json`` gave.
+
+        Raises:
+            UserError: if it is of a newer format, or a field is missing or of another type.
+        """
+        found = values.get("format_version")
+        if not isinstance(found, int) or not 1 <= found <= FORMAT_VERSION:
+            raise UserError(
+                f"{source} has format version {found!r}, and this program reads up to "
+                f"{FORMAT_VERSION}; update adalora."
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            arguments = {name: value for name, value in values.items() if name in known}
+            if arguments.get("lora") is not None:
+                lora = dict(arguments["lora"])
+                arguments["lora"] = LoRASettings(**{**lora, "targets": tuple(lora["targets"])})
+            for name in ("trained", "labels", "text_columns"):
+                if isinstance(arguments.get(name), list):
+                    arguments[name] = tuple(arguments[name])
+            arguments["lineage"] = tuple(Origin(**o) for o in arguments.get("lineage", ()))
+            return cls(**arguments)
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{source} is not a description of an artefact: {error}") from error
+
+
+def read_description(folder: str | Path) -> Description:
+    """The description in an artefact's folder.
+
+    Raises:
+        UserError: if the folder holds no complete artefact.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no complete artefact: {MANIFEST}, which is written last, is missing."
+        )
+    return Description.from_json(read_json(path), source=str(path))
+
+
+def _lora_settings(model: nn.Module) -> LoRASettings | None:
+    layers = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter
+    }
+    if not layers:
+        return None
+    first = next(iter(layers.values()))
+    # What is taken off an anchored update (PiSSA) is stored with it, so the rank is twice as much.
+    times = 2 if first.is_anchored else 1
+    ranks = {_initial_rank(layer) for layer in layers.values()}
+    dropout = first.lora_dropout
+    return LoRASettings(
+        lora_type=lora_type_of(first),
+        init_rank=times * max(ranks),
+        lora_alpha=float(first.lora_alpha) if times == 1 else stored_alpha(first),
+        lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
+        targets=tuple(layers),
+    )
+
+
+def _initial_rank(layer: RankedLayer) -> int:
+    """The rank that the scale divides by: pruning to survivors leaves layers of different ranks."""
+    if isinstance(layer, loralib.SVDLinear):
+        return round(float(layer.ranknum))
+    return round(layer.lora_alpha / layer.scaling) if layer.scaling else layer.r
+
+
+def _trained(model: nn.Module) -> tuple[str, ...]:
+    """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
+    if is_peft(model):
+        return ("peft",)
+    parameters = dict(model.named_parameters())
+    adapters = {name: adapter_names(model, name) for name in ("lora", "bottleneck")}
+    trained = [
+        method
+        for method, names in adapters.items()
+        if any(parameters[name].requires_grad for name in names)
+    ]
+    added = {name for names in adapters.values() for name in names}
+    base = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.requires_grad and name not in added and not is_head(model, name)
+    ]
+    if any(not name.endswith("bias") for name in base):
+        trained.append("full")
+    elif base:
+        trained.append("bitfit")
+    return tuple(trained)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("adalora", "loralib", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+_ATTRIBUTE = "adalora_lineage"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An artefact or a file that a model's adapters were read from.
+
+    Attributes:
+        path: as it was on the machine that read it.
+        sha256: checksum of the file with the adapters.
+        method: what the artefact was trained by; None where only a file was given.
+        task: likewise.
+        created: likewise; ISO 8601, UTC.
+    """
+
+    path: str
+    sha256: str
+    method: str | None = None
+    task: str | None = None
+    created: str | None = None
+
+
+def lineage_of(model: nn.Module) -> tuple[Origin, ...]:
+    """What the adapters of ``model`` were read from, the nearest first; () if they are new."""
+    origins: tuple[Origin, ...] = getattr(model, _ATTRIBUTE, ())
+    return origins
+
+
+def record_origins(model: nn.Module, *origins: Origin) -> None:
+    """Note that adapters of ``model`` were read from the first origin, and that from the others."""
+    setattr(model, _ATTRIBUTE, (*lineage_of(model), *origins))

@@ -1,0 +1,229 @@
+"""The one folder a run leaves: trained tensors, tokenizer, and a description that is written last.
+
+``adapter.safetensors`` holds what trained outside the head; of an SVD matrix only the triplets
+that were kept, so a matrix of rank 0 leaves nothing. ``head.safetensors`` is pooler and classifier.
+Full fine-tuning leaves ``config.json`` and ``model.safetensors`` instead. The folder may hold other
+files (the Trainer keeps its checkpoints there), so it is never replaced as a whole: each file is
+written aside and renamed, and ``adalora.json`` names them all. Without it there is no artefact.
+``README.md``, the model card, is for people and is not among the files that are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import loralib
+from adalora.adapters.head import is_head
+from adalora.adapters.initialise import with_anchor
+from adalora.adapters.lora import RankedLayer
+from adalora.artefact.base_encoder import BaseEncoder
+from adalora.artefact.description import (
+    MANIFEST,
+    Description,
+)
+from adalora.artefact.folder import prepared, publish, sole_writer
+from adalora.artefact.model_card import CARD_FILE, is_ours, model_card
+from adalora.artefact.peft_adapter import PEFT_FILES, write_peft_adapter
+from adalora.artefact.rebuild import (
+    ADAPTER_FILE,
+    HEAD_FILE,
+    MODEL_FILE,
+)
+from adalora.errors import UserError
+from adalora.storage.files import file_checksum, listed, write_json, write_tensors
+
+__all__ = [
+    "ADAPTER_FILE",
+    "HEAD_FILE",
+    "MODEL_FILE",
+    "save_artefact",
+]
+
+# What an artefact of another method would leave behind.
+_OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
+
+
+def save_artefact(
+    folder: str | Path,
+    model: nn.Module,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    description: Description,
+    rank_pattern: Mapping[str, int] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    base_fingerprint: str | None = None,
+    overwrite: bool = False,
+) -> Description:
+    """Write the artefact of ``model`` to ``folder``.
+
+    Triplets that pruning set to zero are left out, as many as ``rank_pattern`` allows; one that is
+    not zero is always kept, so that what is saved computes what ``model`` computes. Doublets of
+    plain LoRA likewise, if ``rank_pattern`` names their matrices.
+
+    Args:
+        folder: made if absent; other files in it are left alone.
+        model: an unwrapped model as ``freeze_base`` prepared it.
+        tokenizer: saved beside the tensors; None for none.
+        description: from ``Description.of(model, ...)``.
+        rank_pattern: ``<module>.lora_E`` -> triplets kept by the allocator; None or {} for all.
+        metrics: kept in the description.
+        base_fingerprint: of the base, where ``model`` holds only a part of it (``--shard_base``);
+            None takes it from ``model``.
+        overwrite: replace an artefact that is already there.
+
+    Returns:
+        The description as written, with the ranks that were saved.
+
+    Raises:
+        UserError: if there is an artefact already (or files of its names) and ``overwrite`` is
+            False, a parameter holds NaN or infinity, the pattern names a matrix that the model
+            does not have, the folder cannot be written, or another process is writing there. What
+            was there is as it was then.
+    """
+    target = Path(folder)
+    if (target / MANIFEST).exists() and not overwrite:
+        raise UserError(f"{target} already holds an artefact; pass overwrite=True to replace it.")
+    tensors, ranks = _collect(model, description, dict(rank_pattern or {}))
+    fingerprint = base_fingerprint
+    if fingerprint is None and ADAPTER_FILE in tensors:
+        fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
+    with sole_writer(target), prepared(target) as aside:
+        for file, content in tensors.items():
+            write_tensors(aside / file, content)
+        if "peft" in description.trained:
+            write_peft_adapter(model, aside)
+        if tokenizer is not None:
+            _save_tokenizer(tokenizer, aside)
+        if MODEL_FILE in tensors:
+            cast(PreTrainedModel, model).config.save_pretrained(aside)
+        written = {
+            path.relative_to(aside).as_posix(): path
+            for path in sorted(aside.rglob("*"))
+            if path.is_file()
+        }
+        complete = replace(
+            description,
+            rank_pattern=ranks,
+            metrics=dict(metrics or {}),
+            base_fingerprint=fingerprint,
+            files={name: path.stat().st_size for name, path in written.items()},
+            checksums={name: file_checksum(path) for name, path in written.items()},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_json(aside / MANIFEST, complete.as_json())
+        names = list(written)
+        if not (target / CARD_FILE).exists() or is_ours(target / CARD_FILE):
+            (aside / CARD_FILE).write_text(model_card(complete), encoding="utf-8")
+            names.append(CARD_FILE)
+        _make_way(target, written, overwrite)
+        publish(aside, target, names)
+    return complete
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # the tokenizers library has no class of its own for failed writes
+        raise OSError(f"the tokenizer could not be saved: {error}") from error
+
+
+def _make_way(target: Path, written: Mapping[str, Path], overwrite: bool) -> None:
+    """Refuse to replace files that are no part of an artefact; remove what would be left of one."""
+    if (target / MANIFEST).exists():
+        if not overwrite:
+            raise UserError(f"{target} has become an artefact meanwhile; choose another folder.")
+        for name in set(_OWN_FILES) - set(written):
+            (target / name).unlink(missing_ok=True)
+        return
+    present = [name for name in written if (target / name).exists()]
+    if present and not overwrite:
+        raise UserError(
+            f"{target} holds {listed(present)} already; choose another folder, or pass "
+            "overwrite=True to replace them."
+        )
+
+
+def _collect(
+    model: nn.Module, description: Description, pattern: dict[str, int]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, int]]:
+    """Tensors by file, and the ranks that are saved."""
+    if "peft" in description.trained:
+        return {}, pattern
+    if "full" in description.trained:
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        return {MODEL_FILE: state}, {}
+    head: dict[str, Tensor] = {}
+    adapter: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if is_head(model, name):
+            head[name] = parameter.detach()
+        elif parameter.requires_grad:
+            adapter[name] = parameter.detach()
+    ranks: dict[str, int] = {}
+    ranked = _ranked_kinds(model, description, pattern)
+    for path, module in model.named_modules():
+        if not (isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter):
+            continue
+        key = f"{path}.lora_E"
+        if isinstance(module, ranked):
+            kept = _kept_triplets(module, pattern.pop(key, module.r))
+            factors = {"lora_A": module.lora_A[kept], "lora_B": module.lora_B[:, kept]}
+            if isinstance(module, loralib.SVDLinear):
+                factors["lora_E"] = module.lora_E[kept]
+        elif module.is_anchored:
+            factors = {"lora_A": module.lora_A, "lora_B": module.lora_B}
+        else:
+            continue
+        if module.is_anchored:
+            factors = with_anchor(module, {n: tensor.detach() for n, tensor in factors.items()})
+        if isinstance(module, ranked):
+            ranks[key] = len(factors["lora_A"])
+        for name, tensor in factors.items():
+            adapter.pop(f"{path}.{name}", None)
+            if len(factors["lora_A"]):
+                adapter[f"{path}.{name}"] = tensor.detach()
+    # A matrix of rank 0 may be absent: loading leaves a plain linear layer in its place.
+    unknown = [key for key, rank in pattern.items() if rank]
+    if unknown:
+        raise UserError(
+            f"The rank pattern names {listed(unknown)}, and the model has no such matrix."
+        )
+    if description.lora is not None and ranked:
+        # A matrix that the model no longer carries, because it was loaded with rank 0.
+        every = (f"{path}.lora_E" for path in description.lora.targets)
+        ranks = {key: ranks.get(key, 0) for key in every}
+    return {ADAPTER_FILE: adapter, HEAD_FILE: head}, ranks
+
+
+def _ranked_kinds(
+    model: nn.Module, description: Description, pattern: Mapping[str, int]
+) -> tuple[type[RankedLayer], ...]:
+    """Kinds of layers whose matrices have a rank each: plain LoRA's only where it was pruned."""
+    if description.lora is None or description.lora.lora_type == "svd":
+        return (loralib.SVDLinear,)
+    layers = [m for m in model.modules() if isinstance(m, loralib.Linear) and m.has_adapter]
+    # An anchored update (PiSSA) is stored, and described, with twice its rank.
+    ranks = sum(2 * layer.r if layer.is_anchored else layer.r for layer in layers)
+    whole = description.lora.init_rank * len(description.lora.targets)
+    return (loralib.Linear,) if pattern or ranks < whole else ()
+
+
+def _kept_triplets(layer: RankedLayer, rank: int) -> Tensor:
+    """Positions of the triplets to save: ``rank`` of the largest, and every one not zero."""
+    if isinstance(layer, loralib.SVDLinear):
+        values = layer.lora_E.detach().abs().flatten()
+    else:
+        values = layer.lora_A.detach().norm(dim=1) * layer.lora_B.detach().norm(dim=0)
+    count = min(layer.r, max(rank, int((values != 0).sum())))
+    order = torch.argsort(values, descending=True, stable=True)
+    return order[:count].sort().values

@@ -1,0 +1,145 @@
+"""One export from beginning to end: load, refuse or write aside, read back, compare, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from adalora.artefact.description import MANIFEST, read_description
+from adalora.artefact.folder import find_artefact
+from adalora.artefact.reader import Artefact, load_artefact
+from adalora.errors import UserError
+from adalora.export.formats import find_format
+from adalora.export.verify import Agreement, measure, random_batches
+from adalora.storage.atomic import complete_or_absent
+from adalora.storage.files import listed, not_finite
+
+__all__ = [
+    "Export",
+    "export_run",
+    "load_source",
+    "quietly",
+]
+
+#: A folder with one of these may be an earlier export.
+_MARKS = ("config.json", "adapter_config.json")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, how well it agrees with the run, and how to use it."""
+
+    target: Path
+    files: int
+    bytes: int
+    agreement: Agreement
+    usage: str
+
+
+def export_run(
+    run: str | Path,
+    *,
+    to: str,
+    output: str | Path,
+    force: bool = False,
+    base_model: str | None = None,
+) -> Export:
+    """Write a trained run in another format, checked before it gets its name.
+
+    Args:
+        run: root folder of a run, or an artefact's folder.
+        to: a name of ``FORMATS``.
+        output: the folder (or file) to make.
+        force: replace an earlier export that is there, once the new one is complete.
+        base_model: hub id or folder of the base, if it is elsewhere than it was.
+
+    Raises:
+        UserError: if the run cannot be read, the format is unknown, cannot express it or lacks a
+            package, the target is there or cannot be written, or the result does not compute what
+            the run computes. Nothing is left behind then.
+    """
+    chosen = find_format(to)
+    exporter = chosen.exporter(to)
+    folder = find_artefact(run)
+    target = Path(output)
+    reads = [folder, Path(base_model or read_description(folder).base_model)]
+
+    def replaceable(path: Path) -> bool:
+        if not chosen.is_folder:
+            return path.is_file()
+        return path.is_dir() and not (path / MANIFEST).exists() and _is_export(path)
+
+    with (
+        quietly(),
+        complete_or_absent(target, force=force, replaceable=replaceable, protected=reads) as new,
+    ):
+        artefact = load_source(folder, base_model=base_model)
+        exporter.refuse(artefact)
+        batches = random_batches(artefact.model, max_length=artefact.description.max_seq_length)
+        exporter.write(artefact, new)
+        agreement = measure(
+            artefact.model,
+            exporter.read(artefact, new),
+            batches,
+            tolerance=chosen.tolerance,
+            what=f"The {to} export",
+        )
+    files = [path for path in target.rglob("*") if path.is_file()] if target.is_dir() else [target]
+    return Export(
+        target=target,
+        files=len(files),
+        bytes=sum(path.stat().st_size for path in files),
+        agreement=agreement,
+        usage=exporter.usage(artefact, target),
+    )
+
+
+def _is_export(folder: Path) -> bool:
+    return not any(folder.iterdir()) or any((folder / mark).is_file() for mark in _MARKS)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings, log lines, progress bars and prints of exporters and loaders."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_source(folder: Path, *, base_model: str | None = None) -> Artefact:
+    """The artefact in ``folder``, a base of half precision widened to float32.
+
+    Rounding a merged weight to half precision would drop most of a small update, and the widened
+    base is the same numbers.
+
+    Raises:
+        UserError: as ``load_artefact``; or if a number in it is NaN or infinite.
+    """
+    artefact = load_artefact(folder, base_model=base_model)
+    model = artefact.model
+    if artefact.description.torch_dtype in (torch.float16, torch.bfloat16):
+        model = model.float()
+    broken = not_finite(model.named_parameters())
+    if broken:
+        raise UserError(
+            f"The model in {folder} cannot be exported: {listed(broken)} holds NaN or infinity. "
+            "Its training diverged or its files were changed; export an earlier run."
+        )
+    return replace(artefact, model=model)

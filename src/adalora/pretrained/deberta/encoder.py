@@ -1,0 +1,162 @@
+"""DebertaV2Model whose encoder runs on the real tokens of a batch only.
+
+Embeddings, projections, feed-forward layers, norms and dropout see ``[tokens, hidden]`` instead of
+``[batch, length, hidden]``; the attention sees groups of similar length. Outputs are padded again
+with zeros, where the installed model leaves what it computed from padding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Model
+
+from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
+from adalora.pretrained.deberta.packing import Packing
+from adalora.pretrained.deberta.reference import relative_buckets
+
+__all__ = ["UnpaddedDebertaV2Model"]
+
+
+class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
+    """The installed model with another way through it; parameters and their names are its own.
+
+    ``patch`` turns a loaded model into one. ``unpad`` = False takes the installed way.
+    """
+
+    unpad: bool
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the installed model's; shapes and results are the same."""
+        config = self.config
+        wants_attentions = (
+            config.output_attentions if output_attentions is None else output_attentions
+        )
+        packing = None
+        if self.unpad and (input_ids is None) != (inputs_embeds is None):
+            inputs = input_ids if inputs_embeds is None else inputs_embeds
+            packing = self._packing(cast(Tensor, inputs), attention_mask, bool(wants_attentions))
+        if packing is None:
+            return super().forward(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=return_dict,
+                **kwargs,
+            )
+        states = self._embed(packing, input_ids, token_type_ids, position_ids, inputs_embeds)
+        all_states = self._encode(packing, states)
+        last = packing.pad(all_states[-1])
+        wants_states = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        hidden_states = tuple(map(packing.pad, all_states)) if wants_states else None
+        if not (config.return_dict if return_dict is None else return_dict):
+            return (last,) if hidden_states is None else (last, hidden_states)
+        return BaseModelOutput(last_hidden_state=last, hidden_states=hidden_states)
+
+    def _packing(
+        self, inputs: Tensor, attention_mask: Tensor | None, wants_attentions: bool
+    ) -> Packing | None:
+        """None where the installed way has to be taken."""
+        if wants_attentions:
+            warnings.warn(
+                "Attention probabilities were asked for: the padded reference computes them.",
+                stacklevel=3,
+            )
+            return None
+        if self.z_steps > 1 or torch.compiler.is_compiling():
+            return None
+        if attention_mask is None:
+            attention_mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        if attention_mask.dim() != 2:
+            return None
+        recurring = self._makes_kernels_per_size(inputs.device)
+        return Packing.of(attention_mask, recurring=recurring)
+
+    def _makes_kernels_per_size(self, device: torch.device) -> bool:
+        """Whether a product of a new size waits for its kernel, as in half precision on a CPU."""
+        if device.type != "cpu":
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
+        return dtype.itemsize == 2
+
+    def _embed(
+        self,
+        packing: Packing,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        """[rows, hidden]."""
+        if position_ids is None:
+            position_ids = packing.rows % packing.length
+        else:
+            position_ids = packing.pack(position_ids.expand(packing.batch, -1))
+        parts = [
+            None if part is None else packing.pack(part)[None]
+            for part in (input_ids, token_type_ids, inputs_embeds)
+        ]
+        embedded: Tensor = self.embeddings(
+            input_ids=parts[0],
+            token_type_ids=parts[1],
+            position_ids=position_ids[None],
+            inputs_embeds=parts[2],
+        )
+        return embedded[0]
+
+    def _encode(self, packing: Packing, states: Tensor) -> list[Tensor]:
+        """The states before the first layer and after each, [rows, hidden]."""
+        encoder: Any = self.encoder
+        table, positions = self._positions(packing)
+        batch = PackedBatch(packing, positions)
+        everything = [states]
+        for number, layer in enumerate(encoder.layer):
+            following, _ = layer(everything[-1], batch, rel_embeddings=table)
+            if number == 0 and encoder.conv is not None:
+                mask = packing.pad(torch.ones_like(packing.rows))
+                padded = encoder.conv(packing.pad(states), packing.pad(following), mask)
+                following = packing.pack(padded)
+            everything.append(following)
+        return everything
+
+    def _positions(self, packing: Packing) -> tuple[Tensor | None, Positions]:
+        """The rows of the position table that occur in the batch, and which distance has which."""
+        encoder: Any = self.encoder
+        length = packing.longest
+        device = packing.rows.device
+        if not encoder.relative_attention:
+            nowhere = torch.zeros(2 * length - 1, dtype=torch.long, device=device)
+            return None, Positions(nowhere)
+        buckets = relative_buckets(
+            length,
+            buckets=encoder.position_buckets,
+            max_position=encoder.max_relative_positions,
+        )
+        # The first row holds the distances 0, -1, ...; the first column 0, 1, ...
+        distances = torch.cat([buckets[0].flip(0)[:-1], buckets[:, 0]])
+        span = encoder.rel_embeddings.num_embeddings // 2
+        rows, index = (distances + span).clamp(0, 2 * span - 1).unique(return_inverse=True)
+        table = encoder.get_rel_embedding().index_select(0, rows.to(device))
+        return table, Positions(index.to(device))

@@ -1,0 +1,331 @@
+"""Loading a pretrained encoder with a classification head: from the hub, a folder, or built in.
+
+Weights come in float32 unless asked otherwise, whatever the checkpoint holds (hub files of
+DeBERTaV3 are half precision). A new head is expected and not reported; base weights that are
+missing are an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from adalora.adapters.head import widen_head
+from adalora.errors import UserError
+from adalora.pretrained import deberta
+from adalora.pretrained.loading_errors import _quiet, _told_in_a_sentence
+from adalora.validation import check_model_sizes
+
+__all__ = [
+    "describe_task",
+    "load_classifier",
+    "load_config",
+    "load_tokenizer",
+    "longest_input",
+]
+
+logger = logging.getLogger(__name__)
+NANO = "nano"
+# A tokenizer without a stated limit says 1e30.
+_NO_LIMIT = 1_000_000
+# These count positions from after the padding index, so the first rows of the table go unused.
+_OFFSET_POSITIONS = frozenset(
+    {"camembert", "data2vec-text", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+)
+# What configurations call the dropout before the classifier: BERT, RoBERTa and ELECTRA; ALBERT;
+# DistilBERT. DeBERTa reads cls_dropout, which its configuration need not have.
+_CLS_DROPOUT_NAMES = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout")
+
+
+def load_config(
+    name: str,
+    *,
+    num_labels: int,
+    cache_dir: str | None = None,
+    revision: str = "main",
+    token: bool | str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedConfig:
+    """The configuration of ``name`` for ``num_labels`` outputs.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    source = _resolve(name, one_of=("config.json",))
+    with _told_in_a_sentence(name), _quiet():
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            source,
+            num_labels=num_labels,
+            cache_dir=cache_dir,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+        )
+    check_model_sizes(config, name)
+    return config
+
+
+def load_classifier(
+    name: str,
+    *,
+    num_labels: int,
+    labels: Sequence[str] | None = None,
+    is_regression: bool = False,
+    task_name: str | None = None,
+    config_name: str | None = None,
+    cache_dir: str | None = None,
+    revision: str = "main",
+    token: bool | str | None = None,
+    cls_dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    position_query_bypass: bool = False,
+    unpad: bool = True,
+    trust_remote_code: bool = False,
+    head_follows: bool = False,
+) -> PreTrainedModel:
+    """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
+
+    Args:
+        name: hub id, local folder, or ``nano`` for the built-in model.
+        num_labels: outputs; 1 for regression.
+        labels: their names, in the order of the class indices.
+        is_regression: train on squared error.
+        task_name: noted in the configuration as ``finetuning_task``.
+        config_name: another source of the configuration.
+        cache_dir: where hub files are kept.
+        revision: branch, tag or commit on the hub.
+        token: hub token, or True for the stored one.
+        cls_dropout: dropout before the classifier, in [0, 1); None keeps the model's own.
+        dtype: type of the encoder's weights in memory; the head is in float32 at least.
+        position_query_bypass: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
+        unpad: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
+        trust_remote_code: run code that comes with the model.
+        head_follows: the caller fills the head, so that one of another shape is not told.
+
+    Returns:
+        The model; its attribute ``started_anew`` names the parameters (of the head) that the
+        checkpoint does not have, and that were drawn at random.
+
+    Raises:
+        UserError: if the model cannot be had, lacks base weights, is damaged, or has no
+            classification form; if the labels are not ``num_labels`` many, or a regression has
+            more than one output; if ``cls_dropout`` is no probability or the model has no dropout
+            before its classifier; or the bypass is asked for on another architecture.
+    """
+    _check_request(num_labels, labels, is_regression, cls_dropout)
+    config = load_config(
+        config_name or name,
+        num_labels=num_labels,
+        cache_dir=cache_dir,
+        revision=revision,
+        token=token,
+        trust_remote_code=trust_remote_code,
+    )
+    describe_task(config, labels=labels, is_regression=is_regression, task_name=task_name)
+    if cls_dropout is not None:
+        _set_cls_dropout(config, cls_dropout)
+    with _told_in_a_sentence(name), _quiet():
+        model: PreTrainedModel
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            _resolve(name),
+            config=config,
+            cache_dir=cache_dir,
+            revision=revision,
+            token=token,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    started_anew = _check_base(model, report, name, head_follows)
+    model.started_anew = started_anew  # type: ignore[assignment]
+    # The first DeBERTa makes two biases of each layer in float32, and cannot multiply by the rest.
+    torch.nn.Module.to(model, dtype)
+    widen_head(model)
+    if cls_dropout is not None:
+        _check_cls_dropout(model, cls_dropout, name)
+    if config.model_type == "deberta-v2":
+        deberta.patch(model, position_query_bypass=position_query_bypass, unpad=unpad)
+    elif position_query_bypass:
+        raise UserError(
+            f"--position_query_bypass concerns DeBERTaV3, and {name!r} is {config.model_type!r}; "
+            "leave it out."
+        )
+    return model
+
+
+def describe_task(
+    config: PreTrainedConfig,
+    *,
+    labels: Sequence[str] | None,
+    is_regression: bool,
+    task_name: str | None = None,
+) -> None:
+    """Write into ``config`` what the outputs of a classifier mean.
+
+    Args:
+        config: for as many outputs as there are ``labels``; changed in place.
+        labels: their names, in the order of the class indices; None leaves what is there.
+        is_regression: the output is a number, trained on squared error.
+        task_name: noted as ``finetuning_task``.
+    """
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "regression" if is_regression else "single_label_classification"
+    if task_name is not None:
+        config.finetuning_task = task_name
+
+
+def load_tokenizer(
+    name: str,
+    *,
+    tokenizer_name: str | None = None,
+    cache_dir: str | None = None,
+    use_fast: bool = True,
+    revision: str = "main",
+    token: bool | str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``tokenizer_name``, or of the model ``name``.
+
+    Its own code, if it brings some, is run with ``trust_remote_code`` alone, and nobody is asked.
+
+    Raises:
+        UserError: if it cannot be had.
+    """
+    wanted = tokenizer_name or name
+    source = _resolve(wanted, one_of=("config.json", "tokenizer_config.json"))
+    with _told_in_a_sentence(wanted, what="tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source,
+            cache_dir=cache_dir,
+            use_fast=use_fast,
+            revision=revision,
+            token=token,
+            trust_remote_code=trust_remote_code,
+        )
+    # Without its files transformers makes a tokenizer of special tokens alone, and says nothing.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        files = ", ".join(tokenizer.vocab_files_names.values())
+        raise UserError(
+            f"The tokenizer of {wanted!r} has no vocabulary: none of its files is there ({files}). "
+            "Name a complete one with --tokenizer_name."
+        )
+    if tokenizer.model_max_length > _NO_LIMIT:
+        with _told_in_a_sentence(name), _quiet():
+            config = AutoConfig.from_pretrained(
+                _resolve(name),
+                cache_dir=cache_dir,
+                revision=revision,
+                token=token,
+                trust_remote_code=trust_remote_code,
+            )
+        tokenizer.model_max_length = longest_input(config)
+    return tokenizer
+
+
+def longest_input(config: PreTrainedConfig) -> int:
+    """Tokens that the model has positions for; 512 where its configuration does not say."""
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in _OFFSET_POSITIONS:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions
+
+
+def _check_request(
+    num_labels: int, labels: Sequence[str] | None, is_regression: bool, cls_dropout: float | None
+) -> None:
+    if labels is not None and len(labels) != num_labels:
+        raise UserError(
+            f"{len(labels)} label names ({', '.join(labels)}) cannot name {num_labels} outputs."
+        )
+    if is_regression and num_labels != 1:
+        raise UserError(f"A regression has one output, not num_labels={num_labels}.")
+    if cls_dropout is not None and not 0 <= cls_dropout < 1:
+        raise UserError(f"--cls_dropout is a probability from 0 to below 1, not {cls_dropout}.")
+
+
+def _set_cls_dropout(config: PreTrainedConfig, probability: float) -> None:
+    """Write it into the configuration: from_pretrained(**kwargs) drops what config.json lacks."""
+    if config.model_type.startswith("deberta"):
+        config.cls_dropout = probability
+    for name in _CLS_DROPOUT_NAMES:
+        if hasattr(config, name):
+            setattr(config, name, probability)
+
+
+def _check_cls_dropout(model: PreTrainedModel, probability: float, name: str) -> None:
+    """Refuse a model whose head the probability did not reach."""
+    base = f"{model.base_model_prefix}."
+    if not any(
+        isinstance(module, nn.Dropout) and module.p == probability
+        for path, module in model.named_modules()
+        if not path.startswith(base)
+    ):
+        raise UserError(
+            f"--cls_dropout cannot be set: {name!r} ({model.config.model_type}) has no dropout of "
+            "its own before the classifier; leave it out."
+        )
+
+
+def _resolve(name: str, one_of: Sequence[str] = ()) -> str:
+    """A folder or a hub id; what looks like a folder must be one, with ``one_of`` the files."""
+    if name == NANO:
+        from adalora.builtin import nano_path
+
+        return str(nano_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if one_of and not any((path / file).is_file() for file in one_of):
+            raise UserError(
+                f"The folder {name!r} has no {' or '.join(one_of)}, so it holds no pretrained "
+                "model. Name the folder that save_pretrained wrote, a hub id, or 'nano'."
+            )
+        return str(path)
+    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(
+            f"{name!r} is neither a folder with a pretrained model, nor a hub id, nor 'nano'."
+        )
+    return name
+
+
+def _check_base(
+    model: PreTrainedModel, report: dict[str, Any], name: str, head_follows: bool
+) -> frozenset[str]:
+    """Refuse a base with weights missing or of another shape; say when a head starts anew.
+
+    Returns the names of what starts anew.
+    """
+    prefix = f"{model.base_model_prefix}."
+    pooler = f"{prefix}pooler."
+
+    def base(keys: Sequence[str]) -> list[str]:
+        return sorted(k for k in keys if k.startswith(prefix) and not k.startswith(pooler))
+
+    mismatched = [entry[0] for entry in report["mismatched_keys"]]
+    wrong = base([*report["missing_keys"], *mismatched])
+    if wrong:
+        raise UserError(
+            f"The model {name!r} lacks {len(wrong)} weights of the encoder, or has them in another "
+            f"shape; the first is {wrong[0]}. It is not a {model.config.model_type} checkpoint of "
+            "this configuration."
+        )
+    if mismatched and not head_follows:
+        logger.warning(
+            "%s was fine-tuned for another number of labels; its classifier starts anew.", name
+        )
+    return frozenset([*report["missing_keys"], *mismatched])

@@ -1,0 +1,158 @@
+"""What a page says of a run in words and in tables of words; the numbers come from its record."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adalora.results.record import RunRecord
+from adalora.results.words import duration, megabytes, number, plural
+
+__all__ = ["Rows", "Tile", "command", "environment", "flags", "scores", "story", "tiles", "title"]
+
+#: Names and values of a two-column table.
+Rows = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see first."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def title(record: RunRecord) -> str:
+    """The run in half a line."""
+    return f"{record.method} on {record.base_model}, {record.task or 'own data'}"
+
+
+def story(record: RunRecord) -> list[str]:
+    """What the run was and what came of it, a sentence each."""
+    hardware, counts = record.hardware, record.parameters
+    processes = hardware.get("processes") or 1
+    several = f" in {processes} processes" if processes > 1 else ""
+    took = f" in {duration(record.seconds)}" if record.seconds is not None else ""
+    sentences = [
+        f"{record.base_model} was trained with {record.method} on {record.task or 'own data'} for "
+        f"{plural(record.steps, 'step')} ({record.epochs:.3g} epochs) with seed {record.seed}"
+        f"{took} on {hardware.get('device', 'an unknown device')}{several}, in "
+        f"{hardware.get('precision', 'unknown precision')}.",
+        f"Of its {counts['total']:,} parameters {counts['trained']:,} were trained "
+        f"({counts['trained'] / max(counts['total'], 1):.2%}): {counts['adapter_initial']:,} "
+        f"outside the head and {counts['head']:,} of the head.",
+    ]
+    if record.rank_pattern:
+        before = record.init_rank * len(record.rank_pattern)
+        after = sum(record.rank_pattern.values())
+        if record.mask_events:
+            sentences.append(
+                f"The allocator pruned {before:,} triplets to {after:,} in "
+                f"{plural(record.mask_events, 'pruning')}, which leaves "
+                f"{counts['adapter_kept']:,} adapter parameters."
+            )
+        else:
+            sentences.append(f"All {plural(after, 'triplet')} stayed: nothing was pruned.")
+    for split, score in record.scores.items():
+        main = score["main"]
+        sentence = f"At the end, {_name(main)} on {split} is {number(score['last'].get(main))}"
+        if score.get("majority") is not None:
+            sentence += f"; always the most frequent answer gives {number(score['majority'])}"
+        sentences.append(sentence + ".")
+    return sentences
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """The numbers to see first; those that were not measured are left out."""
+    result = []
+    for split, score in record.scores.items():
+        several = f", {split}" if len(record.scores) > 1 else ""
+        note = f"most frequent answer {number(score['majority'])}"
+        result.append(
+            Tile(_name(score["main"]) + several, number(score["last"].get(score["main"])), note)
+        )
+    counts = record.parameters
+    share = f"{counts['trained'] / max(counts['total'], 1):.2%} of {counts['total']:,}"
+    result.append(Tile("trained parameters", f"{counts['trained']:,}", share))
+    if record.rank_pattern:
+        before = record.init_rank * len(record.rank_pattern)
+        result.append(
+            Tile("triplets kept", f"{sum(record.rank_pattern.values()):,}", f"of {before:,}")
+        )
+    if record.seconds is not None:
+        result.append(Tile("training time", duration(record.seconds), f"{record.steps:,} steps"))
+    if record.tokens_per_second is not None:
+        result.append(
+            Tile("throughput", f"{record.tokens_per_second:,.0f}", "tokens per second, no padding")
+        )
+    if record.peak_memory_bytes is not None:
+        result.append(Tile("peak memory", megabytes(record.peak_memory_bytes)))
+    return result
+
+
+def scores(record: RunRecord) -> list[tuple[str, str, str, str, str, str]]:
+    """A row for each metric: set, metric, last, best, epoch of the best, most frequent answer."""
+    rows = []
+    for split, score in record.scores.items():
+        best = score.get("best") or {}
+        for name, value in score["last"].items():
+            main = name == score["main"]
+            epoch = score.get("best_epoch") if name in best else None
+            rows.append(
+                (
+                    f"{split} ({score['samples']:,})",
+                    _name(name),
+                    number(value),
+                    number(best.get(name)),
+                    "–" if epoch is None else f"{epoch:.3g}",
+                    number(score["majority"]) if main else "–",
+                )
+            )
+    for label, loss in (("training", record.train_loss), ("evaluation", record.eval_loss)):
+        if loss is not None:
+            rows.append((label, "loss", number(loss), "–", "–", "–"))
+    return rows
+
+
+def flags(record: RunRecord) -> Rows:
+    """The flags whose value is not the default."""
+    return [(f"--{name}", _plain(value)) for name, value in sorted(record.flags.items())]
+
+
+def environment(record: RunRecord) -> Rows:
+    """Hardware, versions and the revision of the code."""
+    rows = [(name, _plain(value)) for name, value in _present(record.hardware)]
+    rows += [(name, _plain(value)) for name, value in _present(record.versions)]
+    return [*rows, ("revision", record.revision or "unknown"), ("created", str(record.created))]
+
+
+def command(record: RunRecord) -> str:
+    """What to type to run it again, in the project's root, a flag a line."""
+    processes = record.hardware.get("processes") or 1
+    program = "examples/text-classification/run_glue.py"
+    start = "python" if processes == 1 else f"torchrun --nproc_per_node={processes}"
+    lines = [f"{start} {program}"]
+    for word in record.command:
+        quoted = shlex.quote(word)
+        if word.startswith("--"):
+            lines.append(f"  {quoted}")
+        else:
+            lines[-1] += f" {quoted}"
+    return " \\\n".join(lines)
+
+
+def _name(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _present(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in values.items() if value not in (None, "")]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, locked, and never pickled; knows no model."""

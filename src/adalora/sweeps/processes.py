@@ -1,0 +1,252 @@
+"""One run as an operating-system process: its command, how it is ended, and what became of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from adalora.errors import UserError
+from adalora.results.machine import usable_cores
+from adalora.results.record import RECORD_FILE, RunRecord
+from adalora.storage.lock import locked_folder
+from adalora.storage.snapshots import newest_sound
+
+__all__ = [
+    "OUTPUT_FILE",
+    "Executor",
+    "Job",
+    "LocalProcesses",
+    "Room",
+    "end_all",
+    "error_of",
+    "outcome_of",
+    "prepare",
+    "room_here",
+    "start",
+]
+
+OUTPUT_FILE = "output.txt"
+#: A process that is told to end saves a checkpoint first.
+GRACE_SECONDS = 60.0
+#: Every process that could outlive a killed sweep ends by itself within a moment.
+_ORPHAN_SECONDS = 30.0
+_SHOWN_LINES = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is told.
+
+    Attributes:
+        id: of the cell.
+        words: the flags of run_glue.py, but where to write.
+        folder: where to write.
+        module: the module of this package that is run with the flags.
+        threads: that it computes with.
+        environment: variables of its own, such as the GPU that it sees.
+    """
+
+    id: str
+    words: Sequence[str]
+    folder: Path
+    module: str = "adalora.sweeps.child"
+    threads: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Where jobs are run; ``local.LocalProcesses`` and ``cluster.RayCluster`` are two."""
+
+    def has_room(self) -> bool:
+        """Whether another job may be started now."""
+
+    def start(self, job: Job) -> None:
+        """Begin a job; its folder is ready for it."""
+
+    def ended(self, seconds: float) -> Sequence[tuple[Job, int]]:
+        """Jobs that have ended, with their exit status; waits so long for the first."""
+
+    def stop(self) -> None:
+        """End the jobs that run, and give back what was taken."""
+
+
+def command_of(job: Job) -> list[str]:
+    """The command; -P keeps files of the current folder from standing in for installed packages."""
+    program = [sys.executable, "-P", "-m", job.module]
+    return [*program, *job.words, "--root_output_dir", str(job.folder)]
+
+
+def environment_of(job: Job) -> dict[str, str]:
+    """This process's environment, with what the job has of its own."""
+    own = {"TOKENIZERS_PARALLELISM": "false", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
+    return {**own, **job.environment}
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a run ready: as it is if it holds a sound checkpoint, empty otherwise.
+
+    Raises:
+        UserError: if another process is still at work in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while True:
+        try:
+            with locked_folder(folder):
+                break
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+    if (folder / "model").is_dir() and newest_sound(folder / "model") is None:
+        shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+
+
+def start(job: Job) -> subprocess.Popen[bytes]:
+    """Start the process in a session of its own, so that a Ctrl-C reaches the sweep alone.
+
+    Its standard input is a pipe from this process, whose end tells it that this process is gone.
+    """
+    with (job.folder / OUTPUT_FILE).open("ab") as output:
+        return subprocess.Popen(
+            command_of(job),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment_of(job),
+            start_new_session=True,
+        )
+
+
+def end_all(processes: Sequence[subprocess.Popen[bytes]], grace: float = GRACE_SECONDS) -> None:
+    """Ask all to end, wait, and kill those that do not."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + grace
+    try:
+        for process in processes:
+            process.wait(max(deadline - time.monotonic(), 0))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def outcome_of(folder: Path, status: int) -> RunRecord | str:
+    """The record of a run whose process has ended, or why there is none, in a few words."""
+    if status == 0:
+        try:
+            return RunRecord.read(folder / RECORD_FILE)
+        except UserError as error:
+            return str(error)
+    return error_of(folder / OUTPUT_FILE, status)
+
+
+def error_of(output: Path, status: int) -> str:
+    """Why a process ended with ``status``: its own sentence, or the last lines it wrote."""
+    text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), None)
+    if said is not None:
+        return said.removeprefix("error: ")
+    last = "; ".join(line.strip() for line in lines[-_SHOWN_LINES:]) or "no output"
+    if status < 0:
+        name = signal.Signals(-status).name
+        why = ", as when memory runs out" if -status == signal.SIGKILL else ""
+        return f"Killed by {name}{why}; the last lines were: {last}"
+    return f"Ended with status {status}; the last lines were: {last}"
+
+
+#: Memory that a run of a small encoder takes on the CPU, measured at 0.9 to 1.2 GiB for MiniLM.
+_RUN_BYTES = 2 * 2**30
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many runs at a time, with how many threads each, on which GPUs in turn."""
+
+    slots: int
+    threads: int
+    gpus: Sequence[str] = ()
+
+
+def room_here(jobs: int | None, threads: int | None = None) -> Room:
+    """What fits on this machine: a run per GPU, or else a run per core while memory lasts.
+
+    Args:
+        jobs: as many as the user asks for; None for as many as fit.
+        threads: likewise, of each run; None takes OMP_NUM_THREADS, or shares the cores out.
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    gpus, cores = _gpus(), usable_cores()
+    in_memory = int(psutil.virtual_memory().available // _RUN_BYTES)
+    slots = jobs or len(gpus) or max(min(cores, in_memory), 1)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = threads or (int(asked) if asked.isdigit() else 0) or max(cores // slots, 1)
+    return Room(slots, threads, gpus)
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process sees, as CUDA_VISIBLE_DEVICES takes them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    shown = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return shown if len(shown) == count else [str(index) for index in range(count)]
+
+
+class LocalProcesses:
+    """An executor of ``room.slots`` processes."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self._free = list(range(room.slots))
+        self._running: dict[str, tuple[Job, subprocess.Popen[bytes], int]] = {}
+
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return bool(self._free)
+
+    def start(self, job: Job) -> None:
+        """Begin a job in a free slot."""
+        slot = self._free.pop(0)
+        gpus = self.room.gpus
+        own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+        job = replace(job, threads=self.room.threads, environment={**job.environment, **own})
+        self._running[job.id] = job, start(job), slot
+
+    def ended(self, seconds: float) -> Sequence[tuple[Job, int]]:
+        """Jobs that have ended, with their exit status; waits so long for the first."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = [
+                (job, process, slot)
+                for job, process, slot in self._running.values()
+                if process.poll() is not None
+            ]
+            if found or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        for job, process, slot in found:
+            del self._running[job.id]
+            self._free.append(slot)
+            if process.stdin is not None:
+                process.stdin.close()
+        return [(job, process.returncode) for job, process, _ in found]
+
+    def stop(self) -> None:
+        """End the jobs that run; those that do not end in good time are killed."""
+        end_all([process for _, process, _ in self._running.values()])
+        self._running.clear()

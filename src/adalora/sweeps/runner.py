@@ -1,0 +1,111 @@
+"""Making the runs of a sweep: start what is open, note what has ended, tidy up behind it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adalora.errors import UserError
+from adalora.results.record import RunRecord
+from adalora.results.sources import Result
+from adalora.storage.snapshots import snapshots
+from adalora.sweeps.cells import Cell, words
+from adalora.sweeps.ledger import Ledger
+from adalora.sweeps.processes import Executor, Job, outcome_of, prepare
+
+__all__ = ["Events", "Keep", "main_score", "open_cells", "run_cells", "tidy"]
+
+Keep = Literal["all", "best", "none"]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Whom to tell what happens."""
+
+    started: Callable[[Cell], None] = field(default=lambda cell: None)
+    ended: Callable[[Cell, Result], None] = field(default=lambda cell, result: None)
+    waiting: Callable[[], None] = field(default=lambda: None)
+
+
+def open_cells(ledger: Ledger, cells: Sequence[Cell], *, retry_failed: bool) -> list[Cell]:
+    """The cells that have not ended yet; those that failed are open again if they are retried."""
+    return [
+        cell
+        for cell in cells
+        if cell.id not in ledger.results
+        or (retry_failed and ledger.results[cell.id].record is None)
+    ]
+
+
+def run_cells(
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    todo: Sequence[Cell],
+    executor: Executor,
+    *,
+    keep: Keep,
+    events: Events,
+) -> None:
+    """Run ``todo``, cells of ``cells``, to the end, whatever becomes of each."""
+    by_id, waiting, running = {cell.id: cell for cell in todo}, list(todo), 0
+
+    def end(cell: Cell, outcome: RunRecord | str) -> None:
+        if isinstance(outcome, str):
+            result = Result(cell.id, cell.axes, error=outcome)
+        else:
+            result = Result(cell.id, cell.axes, record=outcome)
+        ledger.add(result)
+        tidy(ledger, cells, keep)
+        events.ended(cell, result)
+
+    while waiting or running:
+        while waiting and executor.has_room():
+            cell = waiting.pop(0)
+            folder = ledger.run_folder(cell)
+            try:
+                prepare(folder)
+            except UserError as error:
+                end(cell, str(error))
+                continue
+            executor.start(Job(cell.id, words(cell.flags), folder))
+            running += 1
+            events.started(cell)
+        for job, status in executor.ended(0.5):
+            running -= 1
+            end(by_id[job.id], outcome_of(job.folder, status))
+        events.waiting()
+
+
+def main_score(record: RunRecord) -> tuple[str, float] | None:
+    """The main metric on the first evaluation set and its value; None without an evaluation."""
+    split = next(iter(record.scores), None)
+    return None if split is None else (record.scores[split]["main"], record.score(split))
+
+
+def tidy(ledger: Ledger, cells: Sequence[Cell], keep: Keep) -> None:
+    """Remove models and checkpoints of finished runs that ``keep`` does not ask for.
+
+    ``best`` keeps, of each setting, the model of the seed with the best main metric.
+    """
+    if keep == "all":
+        return
+    best: dict[str, tuple[float, str]] = {}
+    finished = []
+    for cell in cells:
+        result = ledger.results.get(cell.id)
+        if result is None or result.record is None:
+            continue
+        finished.append(cell)
+        score = main_score(result.record)
+        rank = (-math.inf if score is None or math.isnan(score[1]) else score[1], cell.id)
+        best[cell.group] = max(best.get(cell.group, rank), rank)
+    for cell in finished:
+        model = ledger.run_folder(cell) / "model"
+        if keep == "best" and best[cell.group][1] == cell.id:
+            for checkpoint in snapshots(model):
+                shutil.rmtree(checkpoint)
+        else:
+            shutil.rmtree(model, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""The closing summary of a run: how good, at what cost, where it lies and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.text import Text
+
+from adalora.terminal.plan_summary import facts_table
+from adalora.terminal.rank_table import rank_table
+
+__all__ = ["RunSummary", "Score", "run_summary"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric on one evaluation set.
+
+    Attributes:
+        evaluation_set: its name, such as "validation_matched".
+        metric: the metric's name.
+        value: what the model reached, as the metric gives it (a fraction, not percent).
+        majority: what always answering the most frequent class gives; None where there is none.
+    """
+
+    evaluation_set: str
+    metric: str
+    value: float
+    majority: float | None = None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The facts of a finished run; zero or empty where a part did not happen.
+
+    Attributes:
+        title: model, task and method in a few words.
+        scores: in the order to show.
+        rank_pattern: kept triplets of each matrix, keyed by the path of its ``lora_E``.
+        init_rank: triplets that each matrix began with.
+        mask_events: how often the allocator chose triplets.
+        grown_from: triplets at the start, where ranks grew instead of being pruned.
+        parameters_initial: adapter parameters as initialised.
+        parameters_kept: adapter parameters as finally kept.
+        parameters_head: trained parameters of pooler and classifier.
+        parameters_total: parameters of the whole model.
+        seconds: training time.
+        results: folder that the results lie in.
+        next_commands: what to type next, each with the reason to.
+        warnings: one sentence each.
+    """
+
+    title: str
+    scores: Sequence[Score] = ()
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    init_rank: int = 0
+    mask_events: int = 0
+    grown_from: int = 0
+    parameters_initial: int = 0
+    parameters_kept: int = 0
+    parameters_head: int = 0
+    parameters_total: int = 0
+    seconds: float | None = None
+    results: Path | None = None
+    next_commands: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[str] = ()
+
+
+def _score(score: Score) -> str:
+    text = f"{score.metric} {score.value:.4f}"
+    return text if score.majority is None else f"{text} (majority class {score.majority:.4f})"
+
+
+def _shown(path: Path) -> str:
+    """Return the path as short as it can be typed from the current folder."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+class _Command:
+    """A shell command, continued over lines so that it survives copying from a narrow output."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for word in self.command.split(" "):
+            # Two columns of indentation before the line and two for its continuation mark.
+            if lines[-1] and len(lines[-1]) + 1 + len(word) > options.max_width - 4:
+                lines.append("  " + word)
+            else:
+                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+        yield Text("  " + " \\\n  ".join(lines), overflow="fold", no_wrap=False)
+
+
+def run_summary(run: RunSummary) -> Group:
+    """Return the summary as something rich can print at any width."""
+    rows: list[tuple[str, str]] = []
+    previous = None
+    for score in run.scores:
+        name = "" if score.evaluation_set == previous else score.evaluation_set
+        rows.append((name, _score(score)))
+        previous = score.evaluation_set
+    before, after = run.init_rank * len(run.rank_pattern), sum(run.rank_pattern.values())
+    if run.rank_pattern and run.mask_events and run.grown_from:
+        text = f"grown {run.grown_from:,} -> {after:,} in {run.mask_events:,} allocations"
+        rows.append(("triplets", text))
+    elif run.rank_pattern and run.mask_events:
+        rows.append(
+            ("triplets", f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events")
+        )
+    elif run.rank_pattern:
+        rows.append(("triplets", f"{after:,} of {before:,}, none pruned"))
+    if run.parameters_total:
+        trained = run.parameters_initial + run.parameters_head
+        adapter = f"adapter {run.parameters_initial:,}"
+        if run.parameters_kept != run.parameters_initial:
+            adapter += f", {run.parameters_kept:,} kept"
+        rows.append(
+            (
+                "parameters",
+                f"{adapter}; head {run.parameters_head:,}; "
+                f"trained {trained / run.parameters_total:.2%} of {run.parameters_total:,}",
+            )
+        )
+    if run.seconds is not None:
+        rows.append(("time", _duration(run.seconds)))
+    if run.results is not None:
+        rows.append(("results", _shown(run.results)))
+    parts: list[RenderableType] = []
+    if run.rank_pattern:
+        parts.append(rank_table(run.rank_pattern, run.init_rank))
+    parts += [Text(run.title, style="bold"), facts_table(rows)]
+    if run.warnings:
+        parts.append(Text("\nWarnings", style="bold yellow"))
+        parts += [Text(f"- {warning}") for warning in run.warnings]
+    if run.next_commands:
+        parts.append(Text("\nNext", style="bold"))
+        for reason, command in run.next_commands:
+            parts += [Text(f"{reason}:"), _Command(command)]
+    return Group(*parts)

@@ -1,0 +1,187 @@
+"""From a command line to the argument dataclasses, with errors that help.
+
+One file of the same flags may stand in for them (``run_glue.py run.json`` or ``run.yaml``), as in
+the original. An unknown flag names its nearest neighbour; a flag that existed in transformers 4.4
+and has no meaning any more is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from adalora.errors import UserError
+from adalora.presets import find_preset, flags_beside, untuned
+from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.method import MethodArguments
+from adalora.training.arguments.model import ModelArguments
+from adalora.training.arguments.training import AdaLoraTrainingArguments
+
+__all__ = ["RunArguments", "parse_arguments"]
+
+#: Flags of the original's transformers fork that cannot mean anything today, and why.
+REFUSED_FLAGS = {
+    "fp16_opt_level": "it chose an NVIDIA apex level; use --fp16 or --bf16",
+    "fp16_backend": "it chose between apex and torch; torch's autocast is the only one, --fp16",
+    "tpu_num_cores": "TPUs are not supported",
+    "tpu_metrics_debug": "TPUs are not supported",
+    "past_index": "it served XLNet's memory and no supported model has one",
+    "sharded_ddp": "it used fairscale; --shard_base divides the base by torch's FSDP",
+    "logging_dir": "TensorBoard records go to log/ under --root_output_dir",
+}
+
+EPILOG = """examples:
+  run_glue.py --model_name_or_path nano --task_name mini-sst2 --do_train --do_eval \\
+      --apply_lora --apply_adalora --lora_type svd --lora_r 4 --target_rank 2 \\
+      --init_warmup 0.1 --final_warmup 0.3 --learning_rate 2e-3
+  run_glue.py --model_name_or_path microsoft/deberta-v3-base --data_dir GLUE --task_name rte ...
+  run_glue.py --preset rte/adalora-0.3M --data_dir GLUE --root_output_dir output/rte
+  run_glue.py run.json      the same flags as a JSON or YAML file
+"""
+
+
+class RunArguments(NamedTuple):
+    """Everything a run is told."""
+
+    model: ModelArguments
+    method: MethodArguments
+    data: DataArguments
+    training: AdaLoraTrainingArguments
+
+
+class _HelpFormatter(RawDescriptionHelpFormatter):
+    """The same text on every terminal: it is kept in a file (``adalora.commands.train``)."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"The command line was not understood: {message}.")
+
+
+def build_parser(program: str | None = None) -> HfArgumentParser:
+    """The parser behind ``parse_arguments``; ``--help`` shows its groups."""
+    groups: Any = [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments]
+    return _Parser(
+        groups,
+        prog=program,
+        description="Fine-tune a pretrained encoder on GLUE or on your own data.",
+        epilog=EPILOG,
+        formatter_class=_HelpFormatter,
+        # A shortened flag would change its meaning with the next flag that begins alike.
+        allow_abbrev=False,
+    )
+
+
+def parse_arguments(
+    argv: Sequence[str] | None = None, *, program: str | None = None
+) -> RunArguments:
+    """Parse ``argv`` (default: the process's own) or the one file that it names.
+
+    Raises:
+        UserError: on an unknown or refused flag, a value of the wrong type, or values that
+            contradict one another.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(program)
+    if len(arguments) == 1 and not arguments[0].startswith("-"):
+        return RunArguments(*_parse_file(parser, Path(arguments[0])))
+    _refuse_retired(arguments)
+    parsed = parser.parse_args_into_dataclasses(
+        args=_with_untuned(_with_preset(arguments)),
+        return_remaining_strings=True,
+        look_for_args_file=False,
+    )
+    *dataclasses, remaining = parsed
+    if remaining:
+        _refuse_unknown(parser, remaining)
+    return RunArguments(*dataclasses)
+
+
+def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
+    readers = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{str(path)!r} stands where flags should; a file of flags ends in .json or .yaml."
+        )
+    if not path.is_file():
+        raise UserError(f"The file of flags {str(path)!r} does not exist.")
+    try:
+        values = reader(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("preset") is not None:
+            values = flags_beside(find_preset(str(values["preset"])), list(values)) | values
+        if isinstance(values, dict) and "apply_adalora" in values:
+            values = untuned({name: str(value) for name, value in values.items()}) | values
+        return tuple(parser.parse_dict(values))
+    except UserError:
+        raise
+    except Exception as error:  # every reader raises its own kind for a malformed file
+        raise UserError(f"The file of flags {str(path)!r} could not be read: {error}") from error
+
+
+def _with_preset(arguments: list[str]) -> list[str]:
+    """The command line with the flags of its ``--preset`` before it, so that its own count.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    words = [word.partition("=") for word in arguments if word.startswith("--")]
+    given = [name.removeprefix("--").replace("-", "_") for name, _, _ in words]
+    if "preset" not in given:
+        return arguments
+    *_, last = (place for place, word in enumerate(arguments) if word.split("=")[0] == "--preset")
+    following = arguments[last + 1 : last + 2]
+    name = arguments[last].partition("=")[2] or "".join(following)
+    if not name or name.startswith("-"):
+        return arguments  # argparse says what is missing
+    expanded = []
+    for flag, value in flags_beside(find_preset(name), given).items():
+        expanded += [f"--{flag}", str(value)]
+    return [*expanded, *arguments]
+
+
+def _with_untuned(arguments: list[str]) -> list[str]:
+    """The command line with what AdaLoRA runs with untuned before it, so that its own count."""
+    expanded = []
+    for flag, value in untuned(_values(arguments)).items():
+        expanded += [f"--{flag}", str(value)]
+    return [*expanded, *arguments]
+
+
+def _values(arguments: Sequence[str]) -> dict[str, str | None]:
+    """Flag -> its value on a command line, the last where it stands twice."""
+    found: dict[str, str | None] = {}
+    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            after = None if following.startswith("--") else following
+            found[name.replace("-", "_")] = value if equals else after
+    return found
+
+
+def _refuse_retired(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        if argument.startswith("--") and name in REFUSED_FLAGS:
+            raise UserError(f"--{name} is refused: {REFUSED_FLAGS[name]}.")
+
+
+def _refuse_unknown(parser: HfArgumentParser, remaining: Sequence[str]) -> NoReturn:
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    unknown = next((word for word in remaining if word.startswith("-")), remaining[0])
+    nearest = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
+    if not unknown.startswith("-"):
+        raise UserError(f"The word {unknown!r} on the command line belongs to no flag.")
+    hint = f"did you mean {nearest[0]}?" if nearest else "--help lists every flag."
+    raise UserError(f"There is no flag {unknown}; {hint}")

@@ -1,0 +1,193 @@
+"""AdaLoRA inside any Hugging Face Trainer, for those who cannot subclass it.
+
+The Trainer calls ``on_optimizer_step`` after the optimizer's step with the (clipped, accumulated)
+gradients still in place and the step's index not yet advanced, which is where the original's
+trainer calls the allocator. A callback cannot reach the loss: with a stock Trainer add
+``AdaLora.penalty()`` in ``compute_loss`` or use ``AdaLoraTrainer``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState
+
+from adalora.errors import UserError
+from adalora.training.adaptation import AdaLora
+from adalora.training.optimizer import advance_scheduler
+from adalora.training.peft_adaptation import PeftAdaLora
+
+__all__ = [
+    "AdaLoraCallback",
+    "LearningRateByStep",
+    "LogLastStep",
+    "StopEarly",
+    "Stopwatch",
+    "TrainingTime",
+]
+
+
+class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls an ``AdaLora`` at the right moments of a Trainer's life."""
+
+    def __init__(self, adaptation: AdaLora | PeftAdaLora) -> None:
+        self.adaptation = adaptation
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Fix the schedule from the real number of optimizer steps of the run."""
+        if self.adaptation.allocator is None:
+            self.adaptation.begin(state.max_steps)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Update importance and prune, once per optimizer step."""
+        self.adaptation.step(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A run whose allocator never did its work does not end silently."""
+        self.adaptation.finish()
+
+
+class LogLastStep(TrainerCallback):  # type: ignore[misc]
+    """Logs the last step whatever ``logging_steps`` is.
+
+    The installed Trainer averages the loss over the processes when it logs, and adds what it has
+    not logged from the main process alone, so that ``train_loss`` would depend on their number.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a record at the end of the run."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+
+
+class LearningRateByStep(TrainerCallback):  # type: ignore[misc]
+    """Keeps the learning rate, like the budget, a function of the step's index alone.
+
+    Whether a step that overflowed in float16 moves the learning rate on would otherwise depend on
+    the optimizer: fused ones pass over such a step inside their kernel, unseen by the Trainer.
+    """
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make up for the step that the schedule missed."""
+        if isinstance(lr_scheduler, LambdaLR) and lr_scheduler.last_epoch < state.global_step:
+            advance_scheduler(lr_scheduler, state.global_step - lr_scheduler.last_epoch)
+
+
+class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
+    """transformers' early stopping, which a resumed run remembers.
+
+    Under AdaLoRA no evaluation before the final budget is taken for the best (see
+    ``AdaLoraTrainer``), so none counts against the patience either.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count on from the checkpoint; a run that had stopped stays so, unless patience grew."""
+        known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
+        stored = known.get(type(self).__name__, {})
+        counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        self.early_stopping_patience_counter = counted
+        control.should_training_stop = counted >= self.early_stopping_patience
+
+
+#: Seconds, and share of a duration, by which the two clocks may come apart without being set.
+_CLOSE, _DRIFT = 1.0, 0.01
+
+
+class Stopwatch:
+    """Started where a piece of the Trainer's work begins, and asked where it has ended."""
+
+    def __init__(self) -> None:
+        self._day, self._steady = time.time(), time.monotonic()
+
+    def correct(self, metrics: dict[str, Any], prefix: str) -> None:
+        """Put the true duration where the clock was set; its speeds are left out then.
+
+        Args:
+            metrics: with ``<prefix>_runtime`` and ``<prefix>_..._per_second``; changed in place.
+            prefix: such as ``train`` or ``eval``.
+        """
+        if f"{prefix}_runtime" not in metrics:
+            return
+        told, seconds = time.time() - self._day, time.monotonic() - self._steady
+        if abs(told - seconds) <= _CLOSE + _DRIFT * seconds:
+            return
+        metrics[f"{prefix}_runtime"] = round(seconds, 4)
+        speeds = [key for key in metrics if key.startswith(prefix) and key.endswith("_per_second")]
+        for key in speeds:
+            del metrics[key]
+
+
+class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """A stopwatch that checkpoints keep.
+
+    Args:
+        seconds: of training, evaluation on the way included.
+        since_epoch: where it was started, above 0 if the run was resumed from a checkpoint that
+            held none.
+    """
+
+    def __init__(self, seconds: float = 0.0, since_epoch: float = 0.0) -> None:
+        self._before = seconds
+        self._started: float | None = None
+        self.since_epoch = since_epoch
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> TrainingTime:
+        """The stopwatch of ``trainer``."""
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, cls):
+                return callback
+        raise UserError("This Trainer has no TrainingTime; AdaLoraTrainer brings one.")
+
+    @property
+    def seconds(self) -> float:
+        """Of training until now, or until its end."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._before + running
+
+    def state(self) -> dict[str, Any]:
+        """What ``trainer_state.json`` keeps."""
+        return {"args": {"seconds": self.seconds, "since_epoch": self.since_epoch}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start, where the checkpoint stopped if there is one."""
+        known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
+        kept = known.get(type(self).__name__, {}).get("args", {})
+        self._before = float(kept.get("seconds", 0.0))
+        self.since_epoch = float(kept.get("since_epoch", state.epoch or 0.0))
+        self._started = time.monotonic()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop."""
+        self._before, self._started = self.seconds, None

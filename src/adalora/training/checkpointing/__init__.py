@@ -1,0 +1,1 @@
+"""Training checkpoints: written whole, and resumed bit for bit."""

@@ -1,0 +1,95 @@
+"""What decides the course of a run: the settings that a resumed run must share with its checkpoint.
+
+Everything that changes the batches, the budget, the updates or the numbers computed is compared;
+where results go, how often they are logged, evaluated or saved is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from adalora.training.adaptation import AdaLora
+from adalora.training.arguments.parser import RunArguments
+from adalora.training.peft_adaptation import PeftAdaLora
+
+__all__ = ["course_of_trainer", "course_settings", "differences"]
+
+#: Fields of TrainingArguments that change what is computed.
+_TRAINING = (
+    "seed data_seed full_determinism use_deterministic_algorithms "
+    "per_device_train_batch_size gradient_accumulation_steps dataloader_drop_last "
+    "train_sampling_strategy ignore_data_skip "
+    "learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay max_grad_norm "
+    "optim optim_args optim_target_modules adam_beta1 adam_beta2 adam_epsilon "
+    "label_smoothing_factor neftune_noise_alpha bf16 fp16 tf32 cls_dropout"
+).split()
+
+#: Flags of a run that change nothing in its training.
+_WITHOUT_EFFECT = frozenset(
+    # where things are, and how they are fetched
+    "cache_dir use_auth_token use_fast_tokenizer trust_remote_code data_dir overwrite_cache "
+    # other data than the training data
+    "validation_file test_file max_val_samples max_test_samples "
+    # starting weights, which the checkpoint has gone beyond
+    "lora_path adapter_path "
+    # records
+    "tb_writter_loginterval".split()
+)
+
+
+def course_settings(arguments: RunArguments) -> dict[str, Any]:
+    """The flags of model, method and data that decide the course of a run."""
+    settings: dict[str, Any] = {}
+    for part in (arguments.model, arguments.method, arguments.data):
+        settings |= {
+            field.name: getattr(part, field.name)
+            for field in dataclasses.fields(part)
+            if field.name not in _WITHOUT_EFFECT
+        }
+    # What the file says, not where it lies.
+    settings["peft_config"] = arguments.method.peft_values
+    return settings
+
+
+def course_of_trainer(
+    training: Any,
+    *,
+    examples: int | None,
+    total_steps: int,
+    adaptation: AdaLora | PeftAdaLora | None,
+) -> dict[str, Any]:
+    """What a Trainer knows of its course, by the name of the flag where there is one.
+
+    Args:
+        training: the TrainingArguments.
+        examples: training examples; None where nobody knows.
+        total_steps: optimizer steps of the whole run.
+        adaptation: the method; its warm-ups are given in steps.
+    """
+    settings = {name: getattr(training, name) for name in _TRAINING if hasattr(training, name)}
+    settings["processes"] = training.world_size
+    settings["train_examples"] = examples
+    settings["total_steps"] = total_steps
+    if training.max_steps <= 0:
+        settings["num_train_epochs"] = training.num_train_epochs
+    if adaptation is not None:
+        method = dataclasses.asdict(adaptation.settings)
+        method["init_warmup"], method["final_warmup"] = adaptation.settings.steps(total_steps)
+        method["reg_orth_coef"] = method.pop("orth_reg_weight")
+        method["apply_adalora"] = method.pop("allocate") and not method["prune_lora"]
+        method["total_rank"] = adaptation.total_rank
+        settings |= method
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """Setting -> ``there X, here Y``, for those that both sides know and that differ."""
+    return {
+        name: f"there {there[name]}, here {value}"
+        for name, value in here.items()
+        if name in there and there[name] != value
+    }

@@ -1,0 +1,83 @@
+"""Flags that are sound by themselves and not together, or not with the data; told before any work.
+
+What concerns one group of flags alone is checked by its dataclass (``arguments.py``).
+"""
+
+from __future__ import annotations
+
+from adalora.errors import UserError
+from adalora.glue.load import TaskData
+from adalora.training.arguments.parser import RunArguments
+from adalora.training.build import settings_of, training_steps
+
+__all__ = [
+    "check_combination",
+    "check_schedule",
+]
+
+
+def check_combination(arguments: RunArguments, data: TaskData) -> None:
+    """Refuse what would train nothing, or something else than it says.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    model, method, training = arguments.model, arguments.method, arguments.training
+    whole = not (method.apply_lora or method.apply_adapter or method.apply_bitfit)
+    if model.base_dtype != "float32" and (whole or method.apply_bitfit):
+        trained = (
+            "BitFit trains its biases" if method.apply_bitfit else "full fine-tuning trains it"
+        )
+        raise UserError(
+            f"--base_dtype {model.base_dtype} is for weights that stay as they are, and {trained}: "
+            "small steps would be lost. Leave it out; --bf16 computes in half precision."
+        )
+    if method.allocates and not training.keeps_gradients:
+        raise UserError(
+            f"--optim {training.optimizer_name} uses up the gradients during the backward pass, "
+            "and the allocator reads them after the step; choose another, such as adamw_torch."
+        )
+    if method.allocates and training.early_stopping_patience and not method.final_warmup:
+        raise UserError(
+            "--early_stopping_patience counts evaluations at the final budget, and --final_warmup "
+            "0 leaves none; give it steps, or a fraction of the run such as 0.3."
+        )
+    smoothing = training.label_smoothing_factor
+    if smoothing and data.is_regression:
+        raise UserError(
+            f"--label_smoothing_factor {smoothing} is for classes, and this task asks for a number."
+        )
+    if method.reg_loss_wgt and data.is_regression:
+        raise UserError(
+            f"--reg_loss_wgt {method.reg_loss_wgt} compares two distributions over classes, and "
+            "this task asks for a number."
+        )
+    if smoothing and method.reg_loss_wgt:
+        raise UserError(
+            f"--label_smoothing_factor {smoothing} and --reg_loss_wgt {method.reg_loss_wgt} each "
+            "bring a loss of their own; choose one."
+        )
+
+
+def check_schedule(arguments: RunArguments, data: TaskData) -> None:
+    """Refuse a schedule that does not fit the run, before a model is loaded.
+
+    Raises:
+        UserError: as ``AdaLoraSettings.schedule``.
+    """
+    method = arguments.method
+    if not method.allocates:
+        return
+    init_rank = int(method.lora_r or 0)
+    # One matrix stands for all: the budget scales with their number. With target_total_rank the
+    # number matters, and the check is made again when the model is there.
+    target = method.target_rank if method.target_total_rank is None else 0
+    if target > init_rank:
+        raise UserError(
+            f"--target_rank {target} is above --lora_r {init_rank}, the largest rank that a matrix "
+            "can have; swap or change them."
+        )
+    settings = settings_of(method)
+    steps = training_steps(arguments, examples=len(data.splits["train"]))
+    if method.target_total_rank is None:
+        settings.schedule(init_rank, 1, steps)

@@ -1,0 +1,244 @@
+"""A finished run as facts: its record (``run.json``), its course (``history.json``), answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adalora.adapters.freeze import ParameterCounts
+from adalora.adapters.head import is_head
+from adalora.glue.metrics import main_metric_of
+from adalora.glue.predictions import result_name, write_eval_predictions
+from adalora.results.guards import Evidence, find_warnings
+from adalora.results.machine import hardware, peak_memory, revision, versions
+from adalora.results.record import RunRecord, SplitScores
+from adalora.storage.files import plain, write_json
+from adalora.training.adaptation import AdaLora
+from adalora.training.arguments.parser import RunArguments, build_parser
+from adalora.training.callbacks import TrainingTime
+from loralib.base import LoRALayer
+
+if TYPE_CHECKING:
+    from adalora.training.run import Run
+
+__all__ = [
+    "HISTORY_FILE",
+    "fingerprint",
+    "given_flags",
+    "make_record",
+    "metric_values",
+    "write_course",
+]
+
+HISTORY_FILE = "history.json"
+#: What the Trainer reports beside the metrics of a task.
+_NO_METRICS = ("loss", "samples", "runtime", "samples_per_second", "steps_per_second", "model_")
+_SECRET = "***"
+
+
+def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
+    """The record of ``run``, which has trained, evaluated or both."""
+    arguments, trainer, state = run.arguments, run.trainer, run.trainer.state
+    training = arguments.training
+    trained = run.trained
+    scores = {split: _scores(run, split) for split in run.metrics}
+    first = next(iter(run.metrics.values()), {})
+    adaptation, pattern = run.adaptation, run.rank_pattern
+    allocator = None if adaptation is None else adaptation.allocator
+    record = RunRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        method=arguments.method.name,
+        task=arguments.data.task_name,
+        base_model=arguments.model.model_name_or_path,
+        seed=training.seed,
+        command=_without_secrets(run.command),
+        flags=given_flags(arguments),
+        steps=state.global_step,
+        epochs=float(state.epoch or 0.0),
+        seconds=TrainingTime.of(trainer).seconds if trained else None,
+        tokens_per_second=_tokens_per_second(run) if trained else None,
+        peak_memory_bytes=peak_memory(training.device),
+        scores=scores,
+        train_loss=_finite(run.train_metrics.get("train_loss")),
+        eval_loss=_finite(first.get("eval_loss")),
+        parameters={
+            "adapter_initial": counts.adapter_initial,
+            "adapter_kept": counts.adapter_kept,
+            "head": counts.head,
+            "trained": counts.adapter_initial + counts.head,
+            "total": counts.total,
+        },
+        init_rank=adaptation.init_rank if adaptation is not None and pattern else 0,
+        mask_events=0 if allocator is None else allocator.mask_events,
+        rank_pattern=pattern,
+        hardware=hardware(
+            device=training.device,
+            precision=_precision(arguments),
+            processes=training.world_size,
+        ),
+        versions=versions(*(("peft",) if getattr(arguments.method, "peft_config", None) else ())),
+        revision=revision(),
+    )
+    if not trained:
+        return record
+    return dataclasses.replace(record, warnings=find_warnings(_evidence(run, scores)))
+
+
+def write_course(run: Run, folder: Path) -> None:
+    """Write ``history.json`` and the answers on every evaluation set."""
+    adaptation = run.adaptation
+    course = {
+        "log_history": run.trainer.state.log_history,
+        "allocations": [] if adaptation is None else adaptation.history.entries(),
+        # PEFT's allocator drops its scores when it prunes for good.
+        "importance": adaptation.importance() if isinstance(adaptation, AdaLora) else {},
+    }
+    write_json(folder / HISTORY_FILE, plain(course))
+    for split, answers in run.answers.items():
+        path = folder / f"eval_predictions_{result_name(run.arguments.data.task_name, split)}.tsv"
+        write_eval_predictions(path, answers.predictions, answers.labels, run.data.labels)
+
+
+def given_flags(arguments: RunArguments) -> dict[str, Any]:
+    """Every flag whose value, as it was given, is not its default; secrets are not told."""
+    # A default that is a text is parsed like a word of the command line.
+    defaults = vars(build_parser().parse_known_args(["--model_name_or_path", ""])[0])
+    found: dict[str, Any] = {}
+    for part in arguments:
+        values = getattr(part, "given", vars(part))
+        for field in dataclasses.fields(part):
+            value = _json(values.get(field.name))
+            # From a file of flags a default comes as the dataclass has it.
+            usual = (_json(defaults.get(field.name)), _json(field.default))
+            if field.name in defaults and value not in usual:
+                found[field.name] = _SECRET if _is_secret(field.name, value) else value
+    return found
+
+
+def fingerprint(model: nn.Module) -> list[float]:
+    """A number for each trained parameter outside the head, by which a change of it is seen."""
+    return [
+        float(parameter.detach().sum(dtype=torch.float64))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not is_head(model, name)
+    ]
+
+
+def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The task's metrics in what the Trainer reports, without its prefix."""
+    names = {key.removeprefix("eval_"): key for key in metrics if key.startswith("eval_")}
+    return {
+        name: float(metrics[key])
+        for name, key in names.items()
+        if not name.startswith(_NO_METRICS) and isinstance(metrics[key], float)
+    }
+
+
+def _scores(run: Run, split: str) -> SplitScores:
+    main = main_metric_of(run.data.task, run.data.is_regression)
+    scores: SplitScores = {
+        "main": main,
+        "last": metric_values(run.metrics[split]),
+        "best": None,
+        "best_epoch": None,
+        "majority": run.data.majority_score(split),
+        "samples": len(run.splits[split]),
+    }
+    # Only the first evaluation set is evaluated on the way.
+    if split == run.data.validation_splits[0]:
+        on_the_way = [entry for entry in run.logged if f"eval_{main}" in entry]
+        if on_the_way:
+            best = max(on_the_way, key=lambda entry: float(entry[f"eval_{main}"]))
+            scores["best"] = metric_values(best)
+            scores["best_epoch"] = float(best["epoch"])
+    return scores
+
+
+def _evidence(run: Run, scores: Mapping[str, SplitScores]) -> Evidence:
+    adaptation = run.adaptation
+    allocator = None if adaptation is None else adaptation.allocator
+    model = run.model
+    return Evidence(
+        answers={split: one.distinct(run.data.labels) for split, one in run.answers.items()},
+        losses=dict(_losses(run)),
+        scores=scores,
+        prunes=adaptation is not None and adaptation.settings.allocate,
+        init_rank=0 if adaptation is None else adaptation.init_rank,
+        rank_pattern=run.rank_pattern,
+        mask_events=0 if allocator is None else allocator.mask_events,
+        triplets_held=0 if adaptation is None else adaptation.count_triplets(),
+        triplets_wanted=0 if allocator is None else allocator.target_rank,
+        moved=run.start is None or run.start != fingerprint(model),
+        update_is_zero=_update_is_zero(model),
+        steps_left_out=run.trainer.bad_steps.total,
+        skipped_steps=0 if allocator is None else allocator.skipped_steps,
+        steps=0 if allocator is None else allocator.updates_due,
+    )
+
+
+def _losses(run: Run) -> Iterator[tuple[str, float]]:
+    for name in ("loss", "grad_norm", "eval_loss"):
+        for entry in run.trainer.state.log_history:
+            if isinstance(entry.get(name), float):
+                yield f"{name} logged at step {entry['step']}", entry[name]
+    yield "mean training loss", float(run.train_metrics.get("train_loss", 0.0))
+
+
+@torch.no_grad()
+def _update_is_zero(model: nn.Module) -> bool:
+    layers = [m for m in model.modules() if isinstance(m, LoRALayer) and m.has_adapter]
+    return bool(layers) and not any(bool(layer.delta_weight().any()) for layer in layers)
+
+
+def _tokens_per_second(run: Run) -> float | None:
+    """Real training tokens over the time that was not spent on evaluation."""
+    time = TrainingTime.of(run.trainer)
+    epochs = float(run.trainer.state.epoch or 0.0) - time.since_epoch
+    evaluating = sum(
+        entry["eval_runtime"]
+        for entry in run.logged
+        if "eval_runtime" in entry and entry["epoch"] > time.since_epoch
+    )
+    seconds = time.seconds - evaluating
+    tokens = sum(sum(mask) for mask in run.splits["train"]["attention_mask"])
+    return tokens * epochs / seconds if seconds > 0 else None
+
+
+def _precision(arguments: RunArguments) -> str:
+    training = arguments.training
+    products = "bfloat16" if training.bf16 else "float16" if training.fp16 else "float32"
+    base = arguments.model.base_dtype
+    return products if base == "float32" else f"{products}, base {base}"
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _json(value: Any) -> Any:
+    value = getattr(value, "value", value)  # the choices of transformers are enumerations
+    known = value is None or isinstance(value, str | int | float | bool | list | dict)
+    return value if known else str(value)
+
+
+def _is_secret(name: str, value: object) -> bool:
+    return name.endswith("_token") and isinstance(value, str)
+
+
+def _without_secrets(command: Sequence[str]) -> list[str]:
+    """The words of a command without what follows a flag such as ``--hub_token``."""
+    shown: list[str] = []
+    hide = False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        secret = flag.startswith("--") and flag.endswith("token") and "use_auth" not in flag
+        shown.append(_SECRET if hide else f"{flag}={_SECRET}" if secret and equals else word)
+        hide = secret and not equals
+    return shown

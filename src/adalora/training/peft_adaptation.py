@@ -1,0 +1,188 @@
+"""PEFT's own AdaLoRA in our Trainer: the calls that PEFT leaves to the training loop.
+
+Stands where ``AdaLora`` does, over PEFT's layers and PEFT's allocator. Three things that a plain
+Trainer gets wrong are put right: the allocator is called after every optimizer step, with the
+gradients in place; it knows the run's real number of steps; and the penalty, which PEFT's forward
+adds to the loss, stays out of the evaluation's loss and of the logged one. Its state is kept in
+checkpoints, which PEFT does not offer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adalora.errors import UserError
+from adalora.training.adaptation import AdaLoraSettings
+from adalora.training.allocation_history import AllocationHistory
+
+__all__ = ["PeftAdaLora"]
+
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+
+class PeftAdaLora:
+    """PEFT's allocator over one model that PEFT has wrapped.
+
+    Args:
+        model: a ``peft.PeftModel`` of type ADALORA, unwrapped otherwise.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        config = self._config
+        self.settings = AdaLoraSettings(
+            target_rank=config.target_r,
+            init_warmup=config.tinit,
+            final_warmup=config.tfinal,
+            mask_interval=config.deltaT,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            orth_reg_weight=config.orth_reg_weight,
+        )
+        self._allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
+        #: Where the counts are, as ``AdaLora.allocator``: this object itself once it has begun.
+        self.allocator: PeftAdaLora | None = None
+        self.budget: int | None = None
+        self.threshold: Tensor | None = None
+        self.steps_seen = self.mask_events = self.skipped_steps = 0
+        self.task_loss: Tensor | None = None
+        self.history = AllocationHistory(0)
+        self._watch_task_loss()
+
+    @property
+    def _config(self) -> Any:
+        return self.model.peft_config["default"]
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The adapted classifier without PEFT's wrapper, whose loss is the task's alone."""
+        classifier: nn.Module = self.model.get_base_model()
+        return classifier
+
+    def _watch_task_loss(self) -> None:
+        """Keep the loss that the classifier gives to PEFT's forward, which calls no hooks."""
+        forward = self.classifier.forward
+
+        @functools.wraps(forward)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            loss = getattr(output, "loss", None)
+            # A copy: PEFT adds the penalty into this very tensor.
+            self.task_loss = None if loss is None else loss.detach().clone()
+            return output
+
+        self.classifier.forward = watched  # type: ignore[method-assign]
+
+    @property
+    def init_rank(self) -> int:
+        """Rank of every matrix at the start."""
+        return int(self._config.init_r)
+
+    @property
+    def total_rank(self) -> int:
+        """Triplets in the whole model at the start."""
+        return int(self._allocator.init_bgt)
+
+    @property
+    def target_rank(self) -> int:
+        """Triplets in the whole model at the end."""
+        return int(self._allocator.target_bgt)
+
+    @property
+    def updates_due(self) -> int:
+        """Steps whose gradients the importance takes in."""
+        return self.steps_seen
+
+    def begin(self, total_steps: int) -> None:
+        """Tell PEFT's schedule the length of the run.
+
+        Raises:
+            UserError: if it leaves no step to prune in.
+        """
+        config = self._config
+        if config.tinit + config.tfinal >= total_steps:
+            raise UserError(
+                f"PEFT's schedule leaves no step to prune in: tinit {config.tinit} and tfinal "
+                f"{config.tfinal} fill the {total_steps} steps of this run; lower them."
+            )
+        self._allocator.set_total_step(total_steps)
+        self.history = AllocationHistory(total_steps)
+        self.allocator = self
+
+    def step(self, global_step: int) -> None:
+        """Have PEFT update importance and prune; after ``optimizer.step()``, before zeroing.
+
+        Args:
+            global_step: index of the step just made, from 0.
+        """
+        before = self._config.rank_pattern
+        self.model.base_model.update_and_allocate(global_step)
+        self.steps_seen += 1
+        self.budget, _ = self._allocator.budget_schedule(global_step)
+        pattern = self._config.rank_pattern
+        if pattern is not before:
+            self.mask_events += 1
+            kept = {name.removesuffix(".default"): torch.tensor(k) for name, k in pattern.items()}
+            # PEFT does not tell its threshold.
+            self.history.note(global_step, self.budget, None, kept)
+
+    def at_target(self, steps: int) -> bool:
+        """Whether the budget is at its target for good, once ``steps`` steps were made."""
+        return self.allocator is None or steps > self._config.total_step - self._config.tfinal
+
+    def count_triplets(self) -> int:
+        """Triplets that the rank pattern keeps."""
+        return sum(self.rank_pattern().values())
+
+    def rank_pattern(self) -> dict[str, int]:
+        """Triplets kept per matrix, keyed ``<module>.lora_E``."""
+        pattern = self._config.rank_pattern or {
+            name: [True] * len(parameter)
+            for name, parameter in self.classifier.named_parameters()
+            if ".lora_E." in name
+        }
+        return {name.removesuffix(".default"): sum(kept) for name, kept in pattern.items()}
+
+    def finish(self) -> None:
+        """Check at the end of training that ranks were pruned.
+
+        Raises:
+            UserError: if they never were.
+        """
+        if self._config.rank_pattern is None:
+            raise UserError(
+                "PEFT's AdaLoRA pruned nothing in this run: deltaT is longer than the steps "
+                "between its warm-ups; lower it."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages by parameter, the ranks and what was counted."""
+        return {
+            **{name: dict(getattr(self._allocator, name)) for name in _AVERAGES},
+            "rank_pattern": self._config.rank_pattern,
+            "counts": [self.steps_seen, self.mask_events],
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
+        """Continue from ``state``; call it after ``begin``. The schedule is always this run's.
+
+        Raises:
+            UserError: if the state is of another allocator.
+        """
+        try:
+            for name in _AVERAGES:
+                here = {key: value.to(self.model.device) for key, value in state[name].items()}
+                setattr(self._allocator, name, here)
+            self._config.rank_pattern = state["rank_pattern"]
+            self.steps_seen, self.mask_events = state["counts"]
+            self.history.load_state_dict(state.get("history", {}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"The allocator's state does not fit PEFT's AdaLoRA: {error}"
+            ) from error
