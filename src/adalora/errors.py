@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["Interrupted", "UserError", "exit_with_message", "leads"]
+__all__ = ["Interrupted", "UserError", "exit_with_message", "is_main_process"]
 
 
 class UserError(ValueError):
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process speaks for its job: the only one, or the first as launchers count."""
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -66,6 +66,6 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
         print(f"error{where}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        if leads():
+        if is_main_process():
             print(str(stop) or "Interrupted.", file=sys.stderr)
         return 128 + int(getattr(stop, "signal_number", signal.SIGINT))

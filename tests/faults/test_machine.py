@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from adalora.errors import UserError
-from adalora.runtime.failures import batch_in_memory, told_in_a_sentence
+from adalora.runtime.failures import batch_in_memory, report_as_user_error
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -117,20 +117,20 @@ def test_a_fault_of_the_machine_is_a_sentence_that_says_where_to_go_on(
 ) -> None:
     with (
         pytest.raises(UserError, match=f"{says}.*There is no checkpoint to go on from yet"),
-        told_in_a_sentence(arguments),
+        report_as_user_error(arguments),
     ):
         fault()
     (Path(str(arguments.output_dir)) / "checkpoint-7").mkdir(parents=True)
     with (
         pytest.raises(UserError, match=r"The same command goes on from .*checkpoint-7"),
-        told_in_a_sentence(arguments),
+        report_as_user_error(arguments),
     ):
         fault()
 
 
 def test_a_mistake_of_the_program_stays_what_it_is(arguments: AdaLoraTrainingArguments) -> None:
     for error in (ValueError("a bug"), FileNotFoundError(2, "absent"), RuntimeError("a bug")):
-        with pytest.raises(type(error)) as caught, told_in_a_sentence(arguments):
+        with pytest.raises(type(error)) as caught, report_as_user_error(arguments):
             raise error
         assert caught.value is error
 

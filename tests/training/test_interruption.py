@@ -57,7 +57,7 @@ def build(make_model: Make, make_arguments: Make, examples: list[Any], tmp_path:
 
 
 def run(trainer: AdaLoraTrainer, stop: StopOnSignal) -> None:
-    with stop.heeded():
+    with stop.handle_signals():
         trainer.train()
 
 
@@ -133,7 +133,7 @@ def test_outside_training_a_signal_ends_the_program_where_it_is() -> None:
     stop = StopOnSignal()
 
     def main() -> None:
-        with stop.heeded():
+        with stop.handle_signals():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
             except Exception:  # as libraries do, which tell it as a failure of their own

@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 from adalora.errors import UserError
 from adalora.storage.snapshots import snapshots
 
-__all__ = ["batch_in_memory", "going_on", "told_in_a_sentence"]
+__all__ = ["batch_in_memory", "report_as_user_error", "resume_hint"]
 
 #: Parts of what torch and its libraries say as RuntimeError when memory is refused.
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED", "bad allocation")
@@ -33,7 +33,7 @@ _GLOO = "gloo/transport"
 
 
 @contextmanager
-def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
+def report_as_user_error(args: TrainingArguments) -> Iterator[None]:
     """Turn a fault of the machine into a ``UserError``; every other exception goes its way.
 
     Args:
@@ -52,7 +52,7 @@ def told_in_a_sentence(args: TrainingArguments) -> Iterator[None]:
         if reason is None:
             raise
         found = snapshots(Path(str(args.output_dir)))
-        last = going_on(args, found[-1]) if found else "There is no checkpoint to go on from yet"
+        last = resume_hint(args, found[-1]) if found else "There is no checkpoint to go on from yet"
         raise UserError(f"{reason} {last[0].upper()}{last[1:]}.") from error
     finally:
         threading.excepthook = before
@@ -71,7 +71,7 @@ def _quietly(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return told
 
 
-def going_on(args: TrainingArguments, checkpoint: Path) -> str:
+def resume_hint(args: TrainingArguments, checkpoint: Path) -> str:
     """What to type so that the run goes on from ``checkpoint``, its last one, as a clause."""
     if args.save_only_model:
         return f"nothing can go on from {checkpoint}, which holds the model alone"

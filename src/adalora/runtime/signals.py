@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from adalora.errors import Interrupted, leads
-from adalora.runtime.failures import going_on
+from adalora.errors import Interrupted, is_main_process
+from adalora.runtime.failures import resume_hint
 from adalora.runtime.launch import leave_job
 
 __all__ = ["StopOnSignal"]
@@ -31,24 +31,24 @@ _KEY = "adalora/stop"
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """Ends a run on a signal; training by an ``Interrupted`` after its checkpoint was written.
 
-    Give it to the Trainer as one of ``callbacks``, and do all of the run inside ``heeded``.
+    Give it to the Trainer as one of ``callbacks``, and do all of the run inside ``handle_signals``.
     """
 
     def __init__(self) -> None:
         self._asked: int | None = None
         self._last_step: int | None = None
         self._training = False
-        self._heeded: list[signal.Signals] = []
+        self._handled: list[signal.Signals] = []
 
     @contextmanager
-    def heeded(self) -> Iterator[None]:
+    def handle_signals(self) -> Iterator[None]:
         """Answer the signals while inside; only the main thread can.
 
         One that whoever started the program had it ignore (``nohup``, a job in the background)
         stays ignored.
         """
-        self._heeded = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._answer) for number in self._heeded}
+        self._handled = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._answer) for number in self._handled}
         try:
             yield
         finally:
@@ -57,7 +57,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
         # From here on the system's own answer to both, which no busy library can hold up.
-        for one in self._heeded:
+        for one in self._handled:
             signal.signal(one, signal.SIG_DFL)
         self._asked = number
         name = signal.Signals(number).name
@@ -67,7 +67,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
                 f"Stopped by {name} while no training was under way; what was written before is "
                 "as it was.",
             )
-        if leads():
+        if is_main_process():
             # Not print, which may be what was interrupted.
             text = f"{name}: a checkpoint follows after this step; a second signal ends at once.\n"
             os.write(2, text.encode())
@@ -151,7 +151,7 @@ def _how_to_go_on(number: int, args: TrainingArguments, state: TrainerState) -> 
     checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
     after = f"after step {state.global_step} of {state.max_steps}"
     if checkpoint.is_dir():
-        last = f"its checkpoint was written: {going_on(args, checkpoint)}"
+        last = f"its checkpoint was written: {resume_hint(args, checkpoint)}"
     else:
         last = "no checkpoint of it was asked for (--save_strategy)"
     return f"Stopped by {signal.Signals(number).name} {after}; {last}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adalora.runtime.failures import told_in_a_sentence
+from adalora.runtime.failures import report_as_user_error
 from adalora.runtime.launch import leave_job
 from adalora.runtime.memory import keep_freed_memory
 from adalora.runtime.signals import StopOnSignal
@@ -67,9 +67,9 @@ __all__ = [
     "keep_freed_memory",
     "leave_job",
     "parse_arguments",
+    "report_as_user_error",
     "seed_everything",
     "settings_of",
     "summary_writer",
     "tokenise",
-    "told_in_a_sentence",
 ]

@@ -34,7 +34,7 @@ def run(
     arguments = at.parse_arguments(words, program=program)
     at.keep_freed_memory(os.environ)
     stop, training = at.StopOnSignal(), arguments.training
-    with stop.heeded(), at.told_in_a_sentence(training), at.hold_folder(training):
+    with stop.handle_signals(), at.report_as_user_error(training), at.hold_folder(training):
         train_and_evaluate(arguments, command=words, script=script, callbacks=[stop, *callbacks])
         at.leave_job()
 
