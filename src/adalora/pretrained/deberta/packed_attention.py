@@ -8,7 +8,8 @@ which is the oracle of its tests. What makes it fast:
   per score, logarithmic buckets are gathered once per length, in the table;
 - rows (and columns) are taken in blocks, so that a block meets only the positions it can reach;
 - the table's gradient is summed over the batch by the same products;
-- softmax is the kernel that computes in float32 whatever the dtype of its input;
+- softmax is the kernel that computes in float32 whatever the dtype of its input; autocast, which on
+  an accelerator would make its result float32 too, is off within: the operands share one dtype;
 - heads come first in memory: one matrix product serves all sequences of a group.
 """
 
@@ -84,9 +85,14 @@ def packed_attention(
     Returns:
         [rows, heads, d], in the dtype of ``value``; zero in rows that hold no token.
     """
-    result: Tensor = _PackedAttention.apply(
-        query, key, value, position_key, position_query, groups, positions, scale, dropout
-    )
+    tables = [
+        None if table is None else table.to(value.dtype) for table in (position_key, position_query)
+    ]
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with torch.autocast(value.device.type, enabled=False):
+        result: Tensor = _PackedAttention.apply(
+            query, key, value, *tables, groups, positions, scale, dropout
+        )
     return result
 
 
@@ -137,7 +143,13 @@ class _PackedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(gradient.device.type, enabled=False):
+            return _PackedAttention._backward(ctx, gradient)
+
+    @staticmethod
+    def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, position_key, position_query, output, *keep = ctx.saved_tensors
+        gradient = gradient.to(value.dtype)
         kept = iter(keep)
         gradients = [_result_like(x, ctx.groups) for x in (query, key, value)]
         d_position_key = _zeros(position_key)

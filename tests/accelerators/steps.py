@@ -1,0 +1,196 @@
+"""One whole training step of any method on a small encoder, for every policy and device of a test.
+
+Forward, loss, penalty, backward, clipping, fused AdamW and the allocator, as the Trainer runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.trainer_pt_utils import LabelSmoother
+
+from adalora.adapters.bottleneck import add_bottleneck
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.lora import add_lora
+from adalora.pretrained.deberta.patch import patch
+from adalora.pretrained.sdpa import use_fast_attention
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.losses import consistency_loss
+
+__all__ = ["METHODS", "Case", "batch", "build", "loss_of", "training_step"]
+
+METHODS = ("frd", "svd", "dora", "bottleneck", "bitfit", "full")
+TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
+#: Real lengths of the texts of a batch.
+LENGTHS = (9, 5, 12, 3)
+TOTAL_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one step is made of.
+
+    Attributes:
+        method: one of ``METHODS``.
+        encoder: ``deberta`` or ``bert``.
+        unpadded: DeBERTa's way on the real tokens only.
+        low: dtype of autocast, None for none.
+        base_dtype: the frozen base's.
+        accumulation: backward passes before the optimizer's step.
+        checkpointing: recompute activations in the backward pass.
+        smoothing: label smoothing factor.
+        consistency: weight of the consistency loss.
+    """
+
+    method: str
+    encoder: str = "deberta"
+    unpadded: bool = True
+    low: torch.dtype | None = torch.bfloat16
+    base_dtype: torch.dtype = torch.float32
+    accumulation: int = 1
+    checkpointing: bool = False
+    smoothing: float = 0.0
+    consistency: float = 0.0
+
+    def __str__(self) -> str:
+        dtype = str(self.low).removeprefix("torch.")
+        extras = {
+            "bf16-base": self.base_dtype != torch.float32,
+            f"{self.accumulation}-passes": self.accumulation > 1,
+            "checkpointing": self.checkpointing,
+            "smoothing": self.smoothing > 0,
+            "consistency": self.consistency > 0,
+        }
+        way = "unpadded" if self.unpadded else "padded"
+        parts = [self.method, self.encoder, way, dtype]
+        return "-".join(parts + [name for name, has in extras.items() if has])
+
+
+def build(case: Case) -> tuple[PreTrainedModel, AdaLora | None]:
+    """The adapted model, without dropout so that two precisions can be compared, and its method."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 32,
+        "num_labels": 3,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    model: PreTrainedModel
+    if case.encoder == "deberta":
+        config = DebertaV2Config(
+            **sizes,
+            relative_attention=True,
+            position_buckets=8,
+            norm_rel_ebd="layer_norm",
+            share_att_key=True,
+            pos_att_type="p2c|c2p",
+            type_vocab_size=0,
+            position_biased_input=False,
+            pooler_dropout=0.0,
+        )
+        model = patch(DebertaV2ForSequenceClassification(config), unpad=case.unpadded)
+    else:
+        model = BertForSequenceClassification(BertConfig(**sizes, classifier_dropout=0.0))
+        use_fast_attention(model)
+    if case.method in ("frd", "svd", "dora"):
+        add_lora(
+            model,
+            lora_type=cast(Any, case.method),
+            targets=TARGETS,
+            init_rank=4,
+            lora_alpha=16,
+        )
+        freeze_base(model, train=["lora"])
+        # Away from the start, where half of the gradients are zero.
+        for name, parameter in model.named_parameters():
+            if "lora_" in name and "magnitude" not in name:
+                nn.init.normal_(parameter, std=0.1)
+    elif case.method == "bottleneck":
+        add_bottleneck(model, adapter_type="houlsby", adapter_size=4)
+        freeze_base(model, train=["bottleneck"])
+    else:
+        freeze_base(model, train=[cast(Any, case.method)])
+    if case.base_dtype != torch.float32:
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(case.base_dtype)
+    if case.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    adaptation = None
+    if case.method in ("frd", "svd"):
+        settings = AdaLoraSettings(
+            target_rank=2,
+            init_warmup=1,
+            final_warmup=2,
+            mask_interval=1,
+            allocate=case.method == "svd",
+        )
+        adaptation = AdaLora(model, settings)
+        adaptation.begin(TOTAL_STEPS)
+    return model.train(), adaptation
+
+
+def batch() -> dict[str, Tensor]:
+    """Token ids, mask and labels of four short texts, on the CPU."""
+    torch.manual_seed(1)
+    longest = max(LENGTHS)
+    mask = (torch.arange(longest) < torch.tensor(LENGTHS)[:, None]).long()
+    ids = torch.randint(5, 50, (len(LENGTHS), longest)) * mask
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 2, 1])}
+
+
+def loss_of(model: nn.Module, inputs: dict[str, Any], case: Case) -> Tensor:
+    """The training loss of one batch, without the penalty."""
+    if case.consistency:
+        return consistency_loss(model, inputs, inputs["input_ids"], case.consistency)
+    output = model(**inputs)
+    if case.smoothing:
+        smoothed: Tensor = LabelSmoother(epsilon=case.smoothing)(output, inputs["labels"])
+        return smoothed
+    loss: Tensor = output.loss
+    return loss
+
+
+def training_step(
+    model: nn.Module,
+    adaptation: AdaLora | None,
+    inputs: dict[str, Any],
+    case: Case,
+    *,
+    number: int = 5,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Take step ``number``; the loss, and the gradients that the optimizer saw."""
+    device = next(model.parameters()).device.type
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(list(trained.values()), lr=1e-3, fused=True)
+    total = None
+    for _ in range(case.accumulation):
+        with torch.autocast(device, dtype=case.low or torch.bfloat16, enabled=bool(case.low)):
+            loss = loss_of(model, inputs, case)
+        if adaptation is not None:
+            loss = loss + adaptation.penalty()
+        (loss / case.accumulation).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+    gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
+    optimizer.step()
+    if adaptation is not None:
+        adaptation.step(number)
+    assert total is not None
+    return total / case.accumulation, gradients
