@@ -8,7 +8,7 @@ The commands of the original AdaLoRA repository run unchanged:
         --model_name_or_path microsoft/deberta-v3-base --task_name rte \
         --apply_adalora --apply_lora --lora_type svd --lora_r 2 --target_rank 1 ...
 
-Try it without a network: --model_name_or_path nano --task_name mini-sst2. All flags: --help.
+Try it without a network: --model_name_or_path nano --task_name mini-sst2. Flags: --help.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -56,10 +57,14 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
     Returns:
         What ``main`` returned (None is 0); 2 after a ``UserError``, whose sentence goes to the
         standard error stream, with the process's rank where there are several; 128 and the
-        signal's number after a signal, of which the first process tells.
+        signal's number after a signal, of which the first process tells. Where nobody reads the
+        standard output any more (``| head``), it is that of SIGPIPE, without a word.
     """
     try:
-        return main() or 0
+        try:
+            return main() or 0
+        finally:
+            print(end="", flush=True)  # rather than at the interpreter's end, which would complain
     except UserError as error:
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         where = f" (process {os.environ.get('RANK', '0')})" if several else ""
@@ -69,3 +74,21 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
         if is_main_process():
             print(str(stop) or "Interrupted.", file=sys.stderr)
         return 128 + int(getattr(stop, "signal_number", signal.SIGINT))
+    except BrokenPipeError:
+        if not _output_is_unread():
+            raise
+        # What is still to be written goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except SystemExit as stop:
+        # rich ends the program itself when its output is not read.
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        raise
+
+
+def _output_is_unread() -> bool:
+    """Whether the standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)  # both of these are reported unasked
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

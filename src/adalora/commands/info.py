@@ -8,21 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from adalora.artefact.description import MANIFEST, Description, read_description
-from adalora.artefact.folder import check_files, find_artefact
-from adalora.artefact.rebuild import ADAPTER_FILE, shapes
 from adalora.commands.flags import CommandParser
 from adalora.errors import UserError
-from adalora.storage.files import read_json, read_tensors
 
-__all__ = [
-    "facts_of",
-    "main",
-]
+if TYPE_CHECKING:
+    from adalora.artefact.description import Description
+
+__all__ = ["facts_of", "main"]
 
 EXAMPLES = """  adalora info output/rte
   adalora info output/rte/model/checkpoint-500
@@ -129,6 +123,9 @@ def facts_of(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: if it is none of them, or what it holds cannot be read.
     """
+    from adalora.artefact.description import MANIFEST, read_description
+    from adalora.artefact.folder import find_artefact
+
     folder = Path(path).expanduser()
     if (folder / _STATE).is_file() and (folder / _TRAINABLE).is_file():
         return _checkpoint(folder)
@@ -158,6 +155,9 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def _artefact(source: Path, description: Description) -> dict[str, Any]:
+    from adalora.artefact.folder import check_files
+    from adalora.artefact.rebuild import ADAPTER_FILE, shapes
+
     try:
         check_files(source, description)
         state = "complete"
@@ -178,6 +178,10 @@ def _artefact(source: Path, description: Description) -> dict[str, Any]:
 
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
+    from adalora.artefact.description import MANIFEST, read_description
+    from adalora.artefact.rebuild import shapes
+    from adalora.storage.files import read_json
+
     state = read_json(folder / _STATE)
     stored = shapes(folder / _TRAINABLE)
     allocated = (folder / _ALLOCATOR).is_file()
@@ -227,13 +231,15 @@ def _method(names: Iterable[str], allocated: bool) -> str:
 
 def _kept(folder: Path, values: Iterable[str]) -> int:
     """Triplets of the last masking, or those that are not zero where there was no allocator."""
+    from adalora.storage.files import read_tensors
+
     allocator = folder / _ALLOCATOR
     if allocator.is_file():
         kept = {n: t for n, t in read_tensors(allocator).items() if n.startswith("survivors/")}
         if kept:
             return sum(int(tensor.sum()) for tensor in kept.values())
     tensors = read_tensors(folder / _TRAINABLE)
-    return sum(int(torch.count_nonzero(tensors[name])) for name in values)
+    return sum(int(tensors[name].count_nonzero()) for name in values)
 
 
 def _last_evaluation(history: list[dict[str, Any]]) -> dict[str, Any]:

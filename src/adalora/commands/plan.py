@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoModelForSequenceClassification
-
-from adalora.adapters.freeze import count_parameters
+from adalora.commands.train import show_help
 from adalora.errors import UserError
-from adalora.glue.load import load_data
-from adalora.pretrained.loading import load_config
-from adalora.terminal.plan_summary import PlanSummary
-from adalora.training.adaptation import AdaLora
-from adalora.training.arguments.parser import RunArguments
-from adalora.training.build import adapt, count_steps, data_source, settings_of
 
-__all__ = [
-    "main",
-    "make_plan",
-]
+if TYPE_CHECKING:
+    from adalora.terminal.plan_summary import PlanSummary
+    from adalora.training.arguments.parser import RunArguments
+
+__all__ = ["main", "make_plan"]
 
 
 def main(flags: Sequence[str]) -> int:
     """Print the plan; 1 if something is wrong with its schedule."""
-    from adalora.commands.train import show_help
-
     if show_help(flags, program="adalora plan"):
         return 0
     from rich.console import Console
@@ -47,6 +38,16 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     Raises:
         UserError: if the data or the model's configuration cannot be had.
     """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from adalora.adapters.freeze import count_parameters
+    from adalora.glue.load import load_data
+    from adalora.pretrained.loading import load_config
+    from adalora.terminal.plan_summary import PlanSummary
+    from adalora.training.adaptation import AdaLora
+    from adalora.training.build import adapt, count_steps, data_source, settings_of
+
     arguments.training.do_train = True
     data = load_data(data_source(arguments))
     limits = {"train": arguments.data.max_train_samples}

@@ -62,7 +62,7 @@ def _parser() -> CommandParser:
 
 
 def main(flags: Sequence[str]) -> int:
-    """Predict; a reader that stops reading (``| head``) ends it quietly."""
+    """Predict, and write each window of rows as soon as it is answered."""
     arguments = _parser().parse_args(flags)
     if arguments.output is not None:
         from adalora.inference.output import check_target
@@ -71,27 +71,19 @@ def main(flags: Sequence[str]) -> int:
     if arguments.file == "-":
         if sys.stdin.isatty():
             print("Reading the terminal; Ctrl-D ends it.", file=sys.stderr)
-        return _main(arguments, sys.stdin.buffer, "the standard input")
+        _predict(arguments, sys.stdin.buffer, "the standard input")
+        return 0
     try:
         with open(arguments.file, "rb") as stream:
-            return _main(arguments, stream, arguments.file)
+            _predict(arguments, stream, arguments.file)
     except OSError as error:
         if error.filename != arguments.file:
             raise
         raise UserError(f"{arguments.file} cannot be read: {error.strerror}.") from error
-
-
-def _main(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> int:
-    try:
-        _predict(arguments, stream, place)
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
-
     from adalora.artefact.description import read_description
     from adalora.artefact.folder import find_artefact
     from adalora.inference.classifier import text_columns

@@ -12,10 +12,6 @@ from adalora.errors import UserError
 
 if TYPE_CHECKING:
     from adalora.glue.submission import Answers
-from adalora.glue.load import DataSource, load_data
-from adalora.glue.submission import ENTRIES, Answers, server_words
-from adalora.glue.tasks import TASKS
-from adalora.inference.classifier import Prediction, known_task, load
 
 __all__ = [
     "main",
@@ -106,6 +102,11 @@ def predict_answers(
     Raises:
         UserError: if the model is of no GLUE task, or its test data are missing.
     """
+    from adalora.glue.load import DataSource, load_data
+    from adalora.glue.submission import ENTRIES, Answers, server_words
+    from adalora.glue.tasks import TASKS
+    from adalora.inference.classifier import Prediction, known_task, load
+
     classifier = load(run, batch_size=batch_size, device=device)
     task = known_task(classifier.description)
     if task is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -57,11 +57,8 @@ class RunArguments(NamedTuple):
     training: AdaLoraTrainingArguments
 
 
-class _HelpFormatter(RawDescriptionHelpFormatter):
-    """The same text on every terminal: it is kept in a file (``adalora.commands.train``)."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=100)
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Every flag with its default, and the examples as they stand."""
 
 
 class _Parser(HfArgumentParser):
@@ -70,11 +67,12 @@ class _Parser(HfArgumentParser):
 
 
 def build_parser(program: str | None = None) -> HfArgumentParser:
-    """The parser behind ``parse_arguments``; ``--help`` shows its groups."""
+    """The parser behind ``parse_arguments``; ``--help all`` shows its groups."""
     groups: Any = [ModelArguments, MethodArguments, DataArguments, AdaLoraTrainingArguments]
     return _Parser(
         groups,
         prog=program,
+        usage="%(prog)s FLAGS...",
         description="Fine-tune a pretrained encoder on GLUE or on your own data.",
         epilog=EPILOG,
         formatter_class=_HelpFormatter,
@@ -183,5 +181,5 @@ def _refuse_unknown(parser: HfArgumentParser, remaining: Sequence[str]) -> NoRet
     nearest = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
     if not unknown.startswith("-"):
         raise UserError(f"The word {unknown!r} on the command line belongs to no flag.")
-    hint = f"did you mean {nearest[0]}?" if nearest else "--help lists every flag."
+    hint = f"did you mean {nearest[0]}?" if nearest else "--help all lists every flag."
     raise UserError(f"There is no flag {unknown}; {hint}")
