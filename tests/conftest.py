@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+#: Large files that a clone does not have.
+SHARED = PROJECT_ROOT.parent / "shared"
 
 
 def pytest_configure() -> None:
@@ -21,10 +24,38 @@ def project_root() -> Path:
     return PROJECT_ROOT
 
 
+@dataclass(frozen=True)
+class Glue:
+    """GLUE in the layout of the official download.
+
+    Args:
+        folder: for ``--data_dir``.
+        is_official: whether these are the real files, and not the miniature in their layout.
+    """
+
+    folder: Path
+    is_official: bool
+
+
 @pytest.fixture(scope="session")
-def shared_dir() -> Path:
-    """Real GLUE files, the recorded trajectory and the real tokenizer, where they are at hand."""
-    folder = PROJECT_ROOT.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip("needs the folder ../shared with real GLUE data, absent on this machine")
+def glue(tmp_path_factory: pytest.TempPathFactory) -> Glue:
+    """The official files where they are at hand (in ``../shared``), else a small stand-in."""
+    if (SHARED / "glue_data").is_dir():
+        return Glue(SHARED / "glue_data", is_official=True)
+    from tests.stand_ins import write_glue
+
+    folder: Path = tmp_path_factory.mktemp("glue-data")
+    write_glue(folder)
+    return Glue(folder, is_official=False)
+
+
+@pytest.fixture(scope="session")
+def deberta_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DeBERTaV3's tokenizer where it is at hand, else a small one of the same layout."""
+    if (SHARED / "deberta-v3-tokenizer").is_dir():
+        return SHARED / "deberta-v3-tokenizer"
+    from tests.stand_ins import write_tokenizer
+
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
     return folder

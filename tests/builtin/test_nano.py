@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tests.conftest import Glue
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adalora.builtin import nano_path
@@ -135,12 +136,9 @@ def test_the_tokenizer_needs_neither_sentencepiece_nor_protobuf_nor_a_network(
 
 @pytest.mark.parametrize(("name", "columns"), [("RTE", (1, 2)), ("STS-B", (7, 8)), ("CoLA", (3,))])
 def test_real_english_has_next_to_no_unknown_pieces(
-    tokenizer: Any, shared_dir: Path, name: str, columns: tuple[int, ...]
+    tokenizer: Any, glue: Glue, name: str, columns: tuple[int, ...]
 ) -> None:
-    file = shared_dir / "glue_data" / name / "dev.tsv"
-    if not file.is_file():
-        pytest.skip(f"needs ../shared/glue_data/{name}, absent on this machine")
-    with open(file, encoding="utf-8-sig", newline="") as stream:
+    with open(glue.folder / name / "dev.tsv", encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     texts = [row[column] for row in rows for column in columns]
     ids = [i for one in tokenizer(texts, truncation=True).input_ids for i in one]

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.conftest import Glue
 
 from adalora.cli import main
 from adalora.commands.submit import predict_answers
@@ -239,16 +240,16 @@ def test_a_model_of_mnli_answers_its_two_test_sets_and_the_diagnostic_one(
     assert complete["MNLI-mm"] is found["MNLI-mm"]
 
 
-def test_nano_runs_on_the_real_test_sets_pass_the_checker(
+def test_nano_runs_on_the_official_test_sets_pass_the_checker(
     tmp_path: Path,
-    shared_dir: Path,
+    glue: Glue,
     train: Callable[..., Path],
     make: Callable[..., Path],
     checker: ModuleType,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One run that was trained and made to predict, two models that predict now."""
-    data = ("--data_dir", str(shared_dir / "glue_data"))
+    data = ("--data_dir", str(glue.folder))
     cola = train(
         tmp_path / "cola",
         *(*data, "--task_name", "cola", "--max_train_samples", "96", "--do_predict"),
@@ -264,7 +265,7 @@ def test_nano_runs_on_the_real_test_sets_pass_the_checker(
     assert printed.count("filled: no run answers it") == 8
     # The order of the answers is that of the file, also where the model sorted by length.
     stsb = zipfile.ZipFile(output).read("STS-B.tsv").decode().splitlines()[1:]
-    with (shared_dir / "glue_data" / "STS-B" / "test.tsv").open(encoding="utf-8") as lines:
+    with (glue.folder / "STS-B" / "test.tsv").open(encoding="utf-8") as lines:
         rows = [line.rstrip("\n").split("\t") for line in list(lines)[1:6]]
     from adalora.inference.classifier import load
 

@@ -39,7 +39,6 @@ from transformers import (
 
 from adalora.adapters.head import is_head
 from adalora.errors import UserError
-from adalora.pretrained import loading as pretrained
 from adalora.pretrained.deberta.attention import DisentangledAttention
 from adalora.pretrained.loading import load_classifier, load_config, load_tokenizer
 
@@ -436,7 +435,7 @@ def test_what_sentencepiece_files_need_is_said_when_it_is_not_installed(
 
     # Not a SentencePiece file: it fails as any does where the reader is not installed.
     (copy / "spm.model").write_bytes(b"pieces")
-    monkeypatch.setattr(pretrained.importlib.util, "find_spec", without)
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(UserError, match=advice):
         load_tokenizer(str(copy))
 
@@ -448,7 +447,7 @@ def test_a_damaged_sentencepiece_file_does_not_blame_the_packages(copy: Path) ->
     assert "pip install sentencepiece" not in str(caught.value)
 
 
-def test_the_real_tokenizer_loads_with_its_limit(shared_dir: Path) -> None:
-    tokenizer = load_tokenizer(str(shared_dir / "deberta-v3-tokenizer"))
+def test_debertas_tokenizer_loads_with_its_limit(deberta_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(str(deberta_tokenizer))
     assert tokenizer.model_max_length == 512
     assert (tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id) == (0, 1, 2)
