@@ -22,7 +22,7 @@ from markupsafe import Markup
 from adalora.errors import UserError
 from adalora.report import facts
 from adalora.report.curve_pictures import curve_pictures
-from adalora.report.drawing import OnePage, Picture
+from adalora.report.drawing import Picture
 from adalora.report.rank_pictures import rank_pictures
 from adalora.report.sources import RunSource, SweepSource
 from adalora.report.summary import row_label, span, summarise, task_of
@@ -53,9 +53,7 @@ def render(source: RunSource | SweepSource) -> Page:
 
 def _run_page(run: RunSource) -> Page:
     pictures = _run_pictures(run, prefix="", png=True)
-    page = OnePage()
-    view = _run_view(run, pictures, page)
-    html = _template("run.html", page, title=facts.title(run.record), run=view)
+    html = _template("run.html", title=facts.title(run.record), run=_run_view(run, pictures))
     return Page(html, tuple(pictures))
 
 
@@ -64,7 +62,6 @@ def _sweep_page(sweep: SweepSource) -> Page:
     pictures = list(sweep_pictures(summary))
     order = {run.name: place for place, row in enumerate(summary.rows) for run in row.runs}
     runs = sorted(sweep.runs, key=lambda run: (task_of(run), order[run.name], run.record.seed))
-    page = OnePage()
     # Anchors by position: a run's id may hold anything.
     anchors = {run.name: f"run-{position}" for position, run in enumerate(runs, 1)}
     labels = {run.name: row.label for row in summary.rows for run in row.runs}
@@ -73,18 +70,17 @@ def _sweep_page(sweep: SweepSource) -> Page:
             "anchor": anchors[run.name],
             "label": labels[run.name],
             "task": task_of(run),
-            **_run_view(run, _run_pictures(run, prefix=f"{anchors[run.name]}-", png=False), page),
+            **_run_view(run, _run_pictures(run, prefix=f"{anchors[run.name]}-", png=False)),
         }
         for run in runs
     ]
     html = _template(
         "sweep.html",
-        page,
         title=f"Sweep {sweep.name}",
         sweep=sweep,
         story=_sweep_story(sweep, len(summary.rows)),
         summary=summary,
-        pictures=[_picture_view(picture, page) for picture in pictures],
+        pictures=[_picture_view(picture) for picture in pictures],
         runs=sections,
         flagged=[run for run in sections if run["warnings"] or run["notes"]],
         failed=[(one, row_label(one, ("budget",)), task_of(one)) for one in sweep.failed],
@@ -118,7 +114,7 @@ def _run_pictures(run: RunSource, *, prefix: str, png: bool) -> list[Picture]:
     ]
 
 
-def _run_view(run: RunSource, pictures: Iterable[Picture], page: OnePage) -> dict[str, Any]:
+def _run_view(run: RunSource, pictures: Iterable[Picture]) -> dict[str, Any]:
     """What the template of a run's section takes."""
     record = run.record
     return {
@@ -134,7 +130,7 @@ def _run_view(run: RunSource, pictures: Iterable[Picture], page: OnePage) -> dic
         "notes": run.notes,
         "confusions": run.confusions,
         "ranks": _rank_rows(run),
-        "pictures": [_picture_view(picture, page) for picture in pictures],
+        "pictures": [_picture_view(picture) for picture in pictures],
     }
 
 
@@ -151,16 +147,16 @@ def _rank_rows(run: RunSource) -> dict[str, Any] | None:
     return {"kinds": kinds, "layers": layers}
 
 
-def _picture_view(picture: Picture, page: OnePage) -> dict[str, Any]:
+def _picture_view(picture: Picture) -> dict[str, Any]:
     return {
         "title": picture.title,
         "description": picture.description,
-        # Ours: ElementTree wrote it, and escaped what came from files.
-        "svg": Markup(page.add(picture.svg)),
+        # matplotlib wrote it, and escaped what came from files.
+        "svg": Markup(picture.svg),
     }
 
 
-def _template(name: str, page: OnePage, **values: Any) -> str:
+def _template(name: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("adalora.report"),
         autoescape=True,
@@ -173,7 +169,6 @@ def _template(name: str, page: OnePage, **values: Any) -> str:
     script = f"\n{source.strip()}\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(name).render(
-        picture_styles=Markup(page.style_sheet),
         script=Markup(script),
         script_hash=digest,
         **values,
