@@ -45,7 +45,7 @@ def _show(facts: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adalora.terminal.rank_table import rank_table
+    from adalora.terminal.run_summary import rank_table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")

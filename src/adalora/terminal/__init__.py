@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from adalora.terminal.plan_summary import PlanSummary, Schedule, budget_curve, plan_summary
-from adalora.terminal.rank_table import rank_table
-from adalora.terminal.run_summary import RunSummary, Score, run_summary
+from adalora.terminal.plan_summary import PlanSummary, budget_curve, plan_summary
+from adalora.terminal.run_summary import RunSummary, Score, rank_table, run_summary
 
 __all__ = [
     "PlanSummary",
     "RunSummary",
-    "Schedule",
     "Score",
     "budget_curve",
     "plan_summary",

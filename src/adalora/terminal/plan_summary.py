@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from loralib.schedule import BudgetSchedule
+
 __all__ = [
     "PlanSummary",
-    "Schedule",
     "budget_curve",
     "facts_table",
     "plan_summary",
@@ -39,7 +41,7 @@ class PlanSummary:
     title: str
     examples: dict[str, int]
     steps: int
-    schedule: Schedule | None = None
+    schedule: BudgetSchedule | None = None
     parameters_start: int = 0
     parameters_end: int | None = None
     parameters_head: int = 0
@@ -50,7 +52,7 @@ class PlanSummary:
 class _Curve:
     """The curve in the width and the characters that the console has."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: BudgetSchedule) -> None:
         self.schedule = schedule
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -69,7 +71,7 @@ def facts_table(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _phases(schedule: Schedule) -> str:
+def _phases(schedule: BudgetSchedule) -> str:
     end = schedule.total_step - schedule.final_warmup
     grows = schedule.target_total_rank > schedule.total_rank
     whole, change, done = ("", "rising", "added") if grows else ("all ", "falling", "pruned")
@@ -110,39 +112,8 @@ def plan_summary(plan: PlanSummary) -> Group:
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-class Schedule(Protocol):
-    """What the curve needs of ``loralib.schedule.BudgetSchedule``."""
-
-    @property
-    def total_rank(self) -> int:
-        """Triplets at the start, over the whole model."""
-
-    @property
-    def target_total_rank(self) -> int:
-        """Triplets at the end, over the whole model."""
-
-    @property
-    def init_warmup(self) -> int:
-        """Steps before the budget begins to change."""
-
-    @property
-    def final_warmup(self) -> int:
-        """Steps at the end with the target budget."""
-
-    @property
-    def mask_interval(self) -> int:
-        """Steps between two allocations while the budget changes."""
-
-    @property
-    def total_step(self) -> int:
-        """Optimizer steps of the run."""
-
-    def budget(self, step: int) -> int:
-        """Return the triplets allowed at ``step``."""
-
-
 def budget_curve(
-    schedule: Schedule, width: int = 60, height: int = 6, ascii_only: bool = False
+    schedule: BudgetSchedule, width: int = 60, height: int = 6, ascii_only: bool = False
 ) -> str:
     """Draw the budget in triplets (upwards from 0) over the steps (to the right).
 

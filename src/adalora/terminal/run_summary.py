@@ -1,4 +1,4 @@
-"""The closing summary of a run: how good, at what cost, where it lies and what to type next."""
+"""The closing summary of a run: ranks kept, scores, cost, where it lies and what to type next."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
 from rich.text import Text
 
+from adalora.results.places import arrange
 from adalora.terminal.plan_summary import facts_table
-from adalora.terminal.rank_table import rank_table
 
-__all__ = ["RunSummary", "Score", "run_summary"]
+__all__ = ["RunSummary", "Score", "rank_table", "run_summary"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,47 @@ class RunSummary:
     results: Path | None = None
     next_commands: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
+
+
+def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
+    """Return the kept ranks as a table with totals.
+
+    Args:
+        rank_pattern: kept triplets of each matrix, keyed by the path of its ``lora_E``.
+        init_rank: triplets that each matrix began with.
+    Raises:
+        ValueError: if the pattern is empty or holds a rank outside 0..init_rank.
+    """
+    if not rank_pattern:
+        raise ValueError("the rank pattern is empty: no matrix was adapted")
+    cells: dict[str, dict[str, int]] = {}
+    places = arrange(rank_pattern)
+    columns = list(dict.fromkeys(place.kind for place in places.values()))
+    for path, rank in rank_pattern.items():
+        if not 0 <= rank <= init_rank:
+            raise ValueError(f"rank {rank} of {path} lies outside 0..{init_rank} (init_rank)")
+        cells.setdefault(places[path].layer, {})[places[path].kind] = rank
+    total, full = sum(rank_pattern.values()), init_rank * len(rank_pattern)
+    table = Table(
+        title=f"Ranks kept of {init_rank} per matrix ({total} of {full} triplets)",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_footer=True,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    table.add_column("layer", "total", justify="right", overflow="fold")
+    for column in columns:
+        heading = column.replace(".", ".\n") if len(columns) > 3 else column
+        column_total = sum(row.get(column, 0) for row in cells.values())
+        # A name is no markup, whatever brackets it holds.
+        table.add_column(Text(heading), str(column_total), justify="right", overflow="fold")
+    table.add_column("all", str(total), justify="right")
+    for row_name, ranks in cells.items():
+        values = (str(ranks[column]) if column in ranks else "" for column in columns)
+        table.add_row(Text(row_name), *values, str(sum(ranks.values())))
+    return table
 
 
 def _score(score: Score) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
 
 from adalora.terminal.plan_summary import PlanSummary, budget_curve, plan_summary
-from adalora.terminal.rank_table import rank_table
-from adalora.terminal.run_summary import RunSummary, Score, run_summary
+from adalora.terminal.run_summary import RunSummary, Score, rank_table, run_summary
+from loralib.schedule import BudgetSchedule, GrowthSchedule
 
 KINDS = (
     "attention.self.query_proj",
@@ -29,25 +29,9 @@ PATTERN = {
 }
 
 
-@dataclass(frozen=True)
-class LinearSchedule:
-    """A schedule with round numbers."""
-
-    total_rank: int = 96
-    target_total_rank: int = 48
-    init_warmup: int = 100
-    final_warmup: int = 300
-    mask_interval: int = 10
-    total_step: int = 1000
-
-    def budget(self, step: int) -> int:
-        end = self.total_step - self.final_warmup
-        if step < self.init_warmup:
-            return self.total_rank
-        if step >= end:
-            return self.target_total_rank
-        fall = (step - self.init_warmup) / (end - self.init_warmup)
-        return round(self.total_rank - (self.total_rank - self.target_total_rank) * fall)
+PHASES = {"init_warmup": 100, "final_warmup": 300, "mask_interval": 10, "total_step": 1000}
+FALLING = BudgetSchedule(total_rank=96, target_total_rank=48, **PHASES)
+RISING = GrowthSchedule(total_rank=48, target_total_rank=96, most=96, **PHASES)
 
 
 def printed(renderable: RenderableType, width: int = 80, encoding: str = "utf-8") -> str:
@@ -97,7 +81,7 @@ def test_an_impossible_rank_pattern_is_an_error(pattern: dict[str, int], message
 
 
 def test_the_curve_starts_full_and_ends_at_half_height() -> None:
-    lines = budget_curve(LinearSchedule(), width=40, height=6).splitlines()
+    lines = budget_curve(FALLING, width=40, height=6).splitlines()
     assert len(lines) == 7
     assert lines[0].startswith("96 █")
     assert lines[3] == "48 " + "█" * 40
@@ -105,16 +89,8 @@ def test_the_curve_starts_full_and_ends_at_half_height() -> None:
     assert lines[-1].endswith("step 1000")
 
 
-@dataclass(frozen=True)
-class Rising(LinearSchedule):
-    """The same turned upside down: 48 triplets that grow to 96."""
-
-    total_rank: int = 48
-    target_total_rank: int = 96
-
-
 def test_the_curve_of_growth_starts_at_half_height_and_ends_full() -> None:
-    lines = budget_curve(Rising(), width=40, height=6).splitlines()
+    lines = budget_curve(RISING, width=40, height=6).splitlines()
     assert lines[0].startswith("96 ")
     assert lines[0].endswith("█" * 12)
     assert lines[3] == "48 " + "█" * 40
@@ -126,19 +102,19 @@ def test_growth_is_told_as_growth() -> None:
     text = printed(run_summary(grown))
     assert f"grown 24 -> {sum(PATTERN.values())} in 37 allocations" in text
     assert "pruned" not in text
-    plan = PlanSummary("nano on mini-sst2", {"train": 9}, steps=1000, schedule=Rising())
+    plan = PlanSummary("nano on mini-sst2", {"train": 9}, steps=1000, schedule=RISING)
     words = " ".join(printed(plan_summary(plan)).split())
     assert "48 triplets until step 100, rising until step 700 (added every 10 steps)" in words
     assert "all 48" not in words
 
 
 def test_the_curve_can_be_drawn_in_ascii() -> None:
-    assert budget_curve(LinearSchedule(), ascii_only=True).isascii()
+    assert budget_curve(FALLING, ascii_only=True).isascii()
 
 
 def test_a_curve_too_small_to_read_is_an_error() -> None:
     with pytest.raises(ValueError, match="too small"):
-        budget_curve(LinearSchedule(), width=5)
+        budget_curve(FALLING, width=5)
 
 
 def summary(results: Path) -> RunSummary:
@@ -189,7 +165,7 @@ def test_the_plan_shows_phases_curve_and_problems(encoding: str) -> None:
         title="nano on mini-sst2",
         examples={"train": 2000, "validation": 400},
         steps=1000,
-        schedule=LinearSchedule(),
+        schedule=FALLING,
         parameters_start=20_000,
         parameters_end=10_000,
         parameters_head=10_000,
