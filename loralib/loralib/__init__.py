@@ -16,7 +16,8 @@ from .schedule import BudgetSchedule, GrowthSchedule, make_schedule
 from .selection import ALLOCATIONS
 from .state_dict import load_lora_state_dict, lora_state_dict, mark_only_lora_as_trainable
 from .svd import SVDLinear
-from .version import __version__
+
+__version__ = "1.0.0"
 
 __all__ = [
     "ALLOCATIONS",

@@ -1,12 +1,21 @@
-"""What every adapted layer has in common: its factors, merging, and saving without the base."""
+"""What every adapted layer says about itself, and merging and saving without the base.
+
+``LoRALayer`` is for any kind of module. ``LinearAdapter`` is a whole linear layer but for the
+parameters of its adapter: a new kind of linear layer names them in ``FACTORS``, makes them, resets
+them, and gives their product; the rest (merging, pruning, storing, counting) asks for these.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .lowrank import lowrank_linear
 
 if TYPE_CHECKING:
     # For the type checker a mix-in is a module. At run time it must not be one, or the original's
@@ -17,7 +26,7 @@ else:
 
 
 def adapter_dtype(weight: Tensor) -> torch.dtype:
-    """Precision of an adapter beside ``weight``: float32 beside a half-precision base, else equal.
+    """Precision of an adapter on ``weight``: float32 on a half-precision base, else the same.
 
     Departure: the original gives the adapter the base's dtype. Steps of 1e-4 vanish in bfloat16.
     """
@@ -42,10 +51,17 @@ class LoRALayer(_ModuleMixin):
         ValueError: if ``r`` is negative.
     """
 
+    #: Name -> dimension along which a factor's rank-one parts (triplets) lie; None where it has
+    #: none. The names are those of trained parameters.
+    FACTORS: ClassVar[Mapping[str, int | None]] = {"lora_A": 0, "lora_B": 1}
+    #: The factor that starts at zero; where it is zero, so is the product.
+    ZERO_FACTOR: ClassVar[str] = "lora_B"
+
     weight: nn.Parameter
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     lora_dropout: nn.Module
+    scaling: float
     _base_weight: Tensor | None
 
     def __init__(self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool) -> None:
@@ -64,8 +80,18 @@ class LoRALayer(_ModuleMixin):
         """Whether the layer carries low-rank factors."""
         return "lora_A" in self._parameters
 
+    def factors(self) -> dict[str, nn.Parameter]:
+        """The trained parameters of the adapter, by name; none where there is no adapter."""
+        return {name: self.get_parameter(name) for name in self.FACTORS if self.has_adapter}
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return float(self.scaling)
+
     def _add_factors(self, a_shape: tuple[int, int], b_shape: tuple[int, int]) -> None:
         """Create lora_A and lora_B (zeros) on the base's device and freeze the base weight."""
+        self.scaling = self.lora_alpha / self.r
         options: dict[str, Any] = {
             "device": self.weight.device,
             "dtype": adapter_dtype(self.weight),
@@ -153,15 +179,140 @@ class LoRALayer(_ModuleMixin):
             self.merge()
 
 
-class LinearAdapter(LoRALayer):
-    """What the linear layers share: orientation of the stored weight, and wrapping a layer."""
+class LinearAdapter(LoRALayer, nn.Linear):
+    """A linear layer with an adapter; the base of every kind of it.
 
-    in_features: int
-    out_features: int
-    bias: nn.Parameter | None
+    Parameters: ``weight`` [out, in] frozen ([in, out] if ``fan_in_fan_out``), ``bias`` [out], and
+    those of ``FACTORS``. A subclass defines ``_add_adapter``, ``reset_lora_parameters`` and
+    ``_product``, and overrides ``scale_for`` and ``alpha_for`` together with ``scale``.
+
+    Args:
+        in_features: Size of the last input dimension.
+        out_features: Size of the last output dimension.
+        r: Rank; 0 gives an ordinary layer with a trainable weight.
+        lora_alpha: Scale numerator; ``scale_for`` says what it comes to.
+        lora_dropout: Dropout probability on the adapter's input.
+        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
+        merge_weights: Merge in ``eval()``.
+        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+    """
+
     fan_in_fan_out: bool
     lora_anchor_A: Tensor
     lora_anchor_B: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        r: int = 0,
+        lora_alpha: float = 1,
+        lora_dropout: float = 0.0,
+        fan_in_fan_out: bool = False,
+        merge_weights: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, **kwargs)
+        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
+        self.fan_in_fan_out = fan_in_fan_out
+        if r > 0:
+            self._add_adapter()
+        self.reset_parameters()
+        if fan_in_fan_out:
+            self.weight.data = self.weight.data.T
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        r: int,
+        lora_alpha: float,
+        lora_dropout: float = 0.0,
+        merge_weights: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
+
+        The adapter lies on the base's device; the base weight is frozen in both. ``options`` are
+        the class's own.
+        """
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            merge_weights=merge_weights,
+            bias=linear.bias is not None,
+            device="meta",
+            **options,
+        )
+        layer.weight = linear.weight  # type: ignore[assignment]
+        layer.bias = linear.bias
+        layer.r = r
+        if r > 0:
+            layer._add_adapter()
+        if layer.has_adapter:
+            layer.reset_lora_parameters()
+        return layer.train(linear.training)
+
+    # ---- what a kind of layer defines ----
+
+    def _add_adapter(self) -> None:
+        """Create the adapter's parameters for ``self.r``."""
+        self._add_factors((self.r, self.in_features), (self.out_features, self.r))
+
+    def reset_lora_parameters(self) -> None:
+        """Draw lora_A as torch draws a Linear's weight; set lora_B to zero: no update."""
+        self._release_anchor()
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
+    def _product(self) -> tuple[Tensor, Tensor]:
+        """The trained product as down [r, in], the scale in it, and up [out, r]."""
+        return self.lora_A * self.scaling, self.lora_B
+
+    @staticmethod
+    def scale_for(lora_alpha: float, init_rank: float) -> float:
+        """The scale of a layer of this kind that started with ``init_rank`` triplets."""
+        return lora_alpha / init_rank
+
+    @staticmethod
+    def alpha_for(scale: float, init_rank: float) -> float:
+        """The ``lora_alpha`` that gives such a layer this scale."""
+        return scale * init_rank
+
+    # ---- triplets ----
+
+    @property
+    def initial_rank(self) -> int:
+        """The rank that the scale divides by; ``r`` is smaller where only survivors were kept."""
+        return round(self.lora_alpha / self.scaling) if self.scaling else self.r
+
+    def set_initial_rank(self, rank: int) -> None:
+        """Take the scale of a layer that started with ``rank`` triplets and was pruned to ``r``."""
+        self.scaling = self.lora_alpha / rank
+
+    @property
+    def triplet_size(self) -> int:
+        """Parameters of one triplet."""
+        factors = self.factors()
+        return sum(
+            factors[name].numel() // self.r for name, dim in self.FACTORS.items() if dim is not None
+        )
+
+    def triplet_values(self) -> Tensor:
+        """How large each triplet is, [r]; 0 exactly where it adds nothing."""
+        return self.lora_A.detach().norm(dim=1) * self.lora_B.detach().norm(dim=0)
+
+    @torch.no_grad()
+    def set_product(self, up: Tensor, values: Tensor, down: Tensor) -> None:
+        """Make up · diag(values) · down, [out, r], [r] and [r, in], the product before scaling."""
+        root = values.sqrt()
+        self.lora_A.copy_(root.unsqueeze(1) * down)
+        self.lora_B.copy_(up * root)
+
+    # ---- the update, measured from an anchor or not ----
 
     @property
     def is_anchored(self) -> bool:
@@ -173,7 +324,7 @@ class LinearAdapter(LoRALayer):
         """Take the update as it is now off every later one, so that it is zero now.
 
         PiSSA (arXiv 2404.02948) starts the factors from the principal part of the base weight and
-        trains them beside the residual W - B₀A₀. Here the residual is never formed: the base keeps
+        trains them with the residual W - B₀A₀. Here the residual is never formed: the base keeps
         its weight, exact in any precision and the same for all who share it, and two buffers keep
         the part to take off, ``lora_anchor_A`` [r, in] with the scale in it and ``lora_anchor_B``
         [out, r]. With dropout on the adapter's input the difference alone is dropped, never the
@@ -183,7 +334,7 @@ class LinearAdapter(LoRALayer):
             ValueError: if the layer has no adapter.
         """
         self._require_adapter()
-        down, up = self._factors()
+        down, up = self._product()
         self.register_buffer("lora_anchor_A", down.clone())
         self.register_buffer("lora_anchor_B", up.clone())
 
@@ -191,13 +342,9 @@ class LinearAdapter(LoRALayer):
         self._buffers.pop("lora_anchor_A", None)
         self._buffers.pop("lora_anchor_B", None)
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """The trained product as down [r, in], the scale in it, and up [out, r]."""
-        raise NotImplementedError
-
     def _update(self) -> tuple[Tensor, Tensor]:
-        """The update likewise; of rank 2r where it is anchored."""
-        down, up = self._factors()
+        """The update as down and up, the scale in it; of rank 2r where it is anchored."""
+        down, up = self._product()
         if not self.is_anchored:
             return down, up
         down = torch.cat([down, self.lora_anchor_A])
@@ -209,28 +356,71 @@ class LinearAdapter(LoRALayer):
         down, up = self._update()
         return up @ down
 
-    def _base(self) -> Tensor:
-        """Base (or merged) weight as [out, in], whatever way round it is stored."""
-        return self.weight.T if self.fan_in_fan_out else self.weight
-
     def _stored_delta(self) -> Tensor:
         delta = self.delta_weight()
         return delta.T if self.fan_in_fan_out else delta
 
-    def _add_adapter(self) -> None:
-        """Create the adapter's parameters for ``self.r``."""
-        raise NotImplementedError
+    # ---- storing ----
 
-    def reset_lora_parameters(self) -> None:
-        """Draw the adapter's parameters anew; the update is zero afterwards."""
-        raise NotImplementedError
+    @property
+    def stored_rank(self) -> int:
+        """The initial rank as it is stored: twice as much where an anchor is stored with it."""
+        return self.initial_rank * (2 if self.is_anchored else 1)
 
-    def _adopt(self, linear: nn.Linear, r: int) -> None:
-        """Take over the parameters of ``linear`` and put an adapter of rank ``r`` beside them."""
-        self.weight = linear.weight  # type: ignore[assignment]
-        self.bias = linear.bias
-        self.r = r
-        if r > 0:
-            self._add_adapter()
+    @property
+    def stored_alpha(self) -> float:
+        """The ``lora_alpha`` that gives ``stored_rank`` the scale of this layer."""
+        if not self.is_anchored:
+            return float(self.lora_alpha)
+        return self.alpha_for(self.scale, self.stored_rank)
+
+    @torch.no_grad()
+    def stored_factors(self, kept: Tensor | None = None) -> dict[str, Tensor]:
+        """The factors of a layer without anchor that computes what this one computes.
+
+        Args:
+            kept: positions of the triplets to store, int64; None for all.
+
+        Returns:
+            Name -> factor of the triplets kept, followed by what the anchor takes off.
+        """
+        stored: dict[str, Tensor] = {}
+        for name, factor in self.factors().items():
+            dim, tensor = self.FACTORS[name], factor.detach()
+            if kept is not None and dim is not None:
+                tensor = tensor.index_select(dim, kept)
+            if self.is_anchored and dim is not None:
+                tensor = torch.cat([tensor, self._anchor_factor(name)], dim)
+            stored[name] = tensor
+        return stored
+
+    def _anchor_factor(self, name: str) -> Tensor:
+        """What the anchor takes off, as that factor: lora_E is one, and the sign in one of them."""
+        if name == "lora_A":
+            part = self.lora_anchor_A / self.scale
+        elif name == "lora_B":
+            part = self.lora_anchor_B
+        else:
+            part = self.lora_anchor_A.new_ones(len(self.lora_anchor_A), 1)
+        return -part if name == self.ZERO_FACTOR else part
+
+    # ---- the layer itself ----
+
+    def reset_parameters(self) -> None:
+        """Draw base and adapter anew."""
+        nn.Linear.reset_parameters(self)
+        if self.has_adapter:
             self.reset_lora_parameters()
-        self.train(linear.training)
+
+    def base_weight(self) -> Tensor:
+        """Base (or merged) weight as [out, in], whatever way round it is stored."""
+        return self.weight.T if self.fan_in_fan_out else self.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., in] to [..., out]."""
+        if self.merged or not self.has_adapter:
+            return F.linear(x, self.base_weight(), self.bias)
+        dropped = self.lora_dropout(x)
+        return lowrank_linear(
+            x, self.base_weight(), self.bias, *self._update(), adapter_input=dropped
+        )

@@ -8,7 +8,7 @@ m = ``lora_magnitude`` [out]; the norm is of each output's row of V. Liu et al.,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from .lowrank import lowrank_linear
 class DoRALinear(Linear):
     """``Linear`` with a trained norm per output.
 
-    Parameters beside those of ``Linear``: ``lora_magnitude`` [out], in the adapter's dtype, which
+    Parameters besides those of ``Linear``: ``lora_magnitude`` [out], in the adapter's dtype, which
     starts as the norms of the base's rows, so that the layer starts as its base.
 
     Args:
@@ -32,12 +32,14 @@ class DoRALinear(Linear):
         ValueError: if ``fan_in_fan_out`` is asked for.
     """
 
+    FACTORS: ClassVar[dict[str, int | None]] = {**Linear.FACTORS, "lora_magnitude": None}
+
     lora_magnitude: nn.Parameter
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("fan_in_fan_out"):
-            raise ValueError("DoRALinear keeps its weight as [out, in]; fan_in_fan_out is not had")
         super().__init__(*args, **kwargs)
+        if self.fan_in_fan_out:
+            raise ValueError("DoRALinear keeps its weight as [out, in]; leave fan_in_fan_out out")
 
     def _add_adapter(self) -> None:
         super()._add_adapter()

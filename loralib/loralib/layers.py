@@ -11,115 +11,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .lowrank import lowrank_linear
-
-if TYPE_CHECKING:
-    # For the type checker a mix-in is a module. At run time it must not be one, or the original's
-    # order of bases (``class Mine(nn.Linear, LoRALayer)``) would call its constructor twice.
-    _ModuleMixin = nn.Module
-else:
-    _ModuleMixin = object
 from .base import LinearAdapter, LoRALayer
 
 
-class Linear(LinearAdapter, nn.Linear):
+class Linear(LinearAdapter):
     """Linear layer with a plain low-rank update (``frd``): x Wᵀ + bias + (lora_alpha/r)(x Aᵀ) Bᵀ.
 
-    Parameters: ``weight`` [out, in] frozen ([in, out] if ``fan_in_fan_out``), ``bias`` [out],
-    ``lora_A`` [r, in] drawn as torch draws a Linear, ``lora_B`` [out, r] zeros.
-
-    Args:
-        in_features: Size of the last input dimension.
-        out_features: Size of the last output dimension.
-        r: Rank; 0 gives an ordinary layer with a trainable weight.
-        lora_alpha: Scale numerator; the update is scaled by ``lora_alpha / r``.
-        lora_dropout: Dropout probability on the adapter's input.
-        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
-        merge_weights: Merge in ``eval()``.
-        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+    ``lora_A`` [r, in] is drawn as torch draws a Linear, ``lora_B`` [out, r] is zeros. Arguments and
+    other parameters are those of ``LinearAdapter``; the scale is ``lora_alpha / r``.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        r: int = 0,
-        lora_alpha: float = 1,
-        lora_dropout: float = 0.0,
-        fan_in_fan_out: bool = False,
-        merge_weights: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, **kwargs)
-        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
-        self.fan_in_fan_out = fan_in_fan_out
-        if r > 0:
-            self._add_adapter()
-        self.reset_parameters()
-        if fan_in_fan_out:
-            self.weight.data = self.weight.data.T
 
-    @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        *,
-        r: int,
-        lora_alpha: float,
-        lora_dropout: float = 0.0,
-        merge_weights: bool = False,
-    ) -> Self:
-        """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
-
-        The adapter lies on the base's device; the base weight is frozen in both.
-        """
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            lora_alpha=lora_alpha,
-            lora_dropout=lora_dropout,
-            merge_weights=merge_weights,
-            bias=linear.bias is not None,
-            device="meta",
-        )
-        layer._adopt(linear, r)
-        return layer
-
-    def _add_adapter(self) -> None:
-        self._add_factors((self.r, self.in_features), (self.out_features, self.r))
-        self.scaling = self.lora_alpha / self.r
-
-    def reset_parameters(self) -> None:
-        """Draw base and adapter anew."""
-        nn.Linear.reset_parameters(self)
-        if self.has_adapter:
-            self.reset_lora_parameters()
-
-    def reset_lora_parameters(self) -> None:
-        """Draw lora_A as torch draws a Linear's weight; set lora_B to zero."""
-        self._release_anchor()
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
-
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        return self.lora_A * self.scaling, self.lora_B
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., in] to [..., out]."""
-        if self.merged or not self.has_adapter:
-            return F.linear(x, self._base(), self.bias)
-        return lowrank_linear(
-            x, self._base(), self.bias, *self._update(), adapter_input=self.lora_dropout(x)
-        )
-
-
-class MergedLinear(LinearAdapter, nn.Linear):
+class MergedLinear(LinearAdapter):
     """One Linear holding several projections side by side, adapters on some of them.
 
     ``out_features`` splits into ``len(enable_lora)`` equal parts (query, key, value …); each
@@ -142,6 +51,7 @@ class MergedLinear(LinearAdapter, nn.Linear):
         ValueError: if ``enable_lora`` is empty or its length does not divide ``out_features``.
     """
 
+    FACTORS: ClassVar[dict[str, int | None]] = {"lora_A": None, "lora_B": None}
     lora_rows: Tensor
 
     def __init__(
@@ -161,20 +71,24 @@ class MergedLinear(LinearAdapter, nn.Linear):
                 f"the length of enable_lora must divide out_features, "
                 f"got {len(enable_lora)} parts for out_features={out_features}"
             )
-        nn.Linear.__init__(self, in_features, out_features, **kwargs)
-        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
+        # Before the layer is made: making the adapter asks for it.
         self.enable_lora = list(enable_lora)
-        self.fan_in_fan_out = fan_in_fan_out
-        if r > 0 and any(enable_lora):
-            self._add_adapter()
-        self.reset_parameters()
-        if fan_in_fan_out:
-            self.weight.data = self.weight.data.T
+        super().__init__(
+            in_features,
+            out_features,
+            r,
+            lora_alpha,
+            lora_dropout,
+            fan_in_fan_out,
+            merge_weights,
+            **kwargs,
+        )
 
     def _add_adapter(self) -> None:
+        if not any(self.enable_lora):
+            return
         enabled, size = sum(self.enable_lora), self.out_features // len(self.enable_lora)
         self._add_factors((self.r * enabled, self.in_features), (size * enabled, self.r))
-        self.scaling = self.lora_alpha / self.r
         rows = [
             row
             for part, on in enumerate(self.enable_lora)
@@ -184,17 +98,6 @@ class MergedLinear(LinearAdapter, nn.Linear):
         # Row numbers, not a boolean mask: indexing by a mask would wait for the device.
         row_numbers = torch.tensor(rows, device=self.weight.device)
         self.register_buffer("lora_rows", row_numbers, persistent=False)
-
-    def reset_parameters(self) -> None:
-        """Draw base and adapter anew."""
-        nn.Linear.reset_parameters(self)
-        if self.has_adapter:
-            self.reset_lora_parameters()
-
-    def reset_lora_parameters(self) -> None:
-        """Draw lora_A as torch draws a Linear's weight; set lora_B to zero."""
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
 
     def _parts(self) -> tuple[Tensor, Tensor]:
         """lora_A as [parts, r, in] and lora_B as [parts, size, r], scale in the former."""
@@ -213,7 +116,7 @@ class MergedLinear(LinearAdapter, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
-        base = F.linear(x, self._base(), self.bias)
+        base = F.linear(x, self.base_weight(), self.bias)
         if self.merged or not self.has_adapter:
             return base
         down, up = self._parts()
@@ -227,7 +130,7 @@ class Embedding(LoRALayer, nn.Embedding):
     """Embedding with a low-rank update of the table: table + (lora_alpha/r) · (B A)ᵀ.
 
     Parameters: ``weight`` [num, dim] frozen, ``lora_A`` [r, num] zeros, ``lora_B`` [dim, r] normal.
-    Departures: merging adds the transposed product (the original raised), and ``max_norm`` beside
+    Departures: merging adds the transposed product (the original raised), and ``max_norm`` with
     an adapter is refused (the original renormalised lora_A in place at every look-up).
 
     Args:
@@ -260,8 +163,7 @@ class Embedding(LoRALayer, nn.Embedding):
                     f"combined with an adapter (r={r}); leave max_norm out"
                 )
             self._add_factors((r, num_embeddings), (embedding_dim, r))
-            self.scaling = self.lora_alpha / self.r
-        self.reset_parameters()
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw base and adapter anew; the update is zero afterwards."""
@@ -332,8 +234,7 @@ class Conv2d(LoRALayer, nn.Conv2d):
                 (r * kernel_size, in_channels * kernel_size),
                 (out_channels // self.groups * kernel_size, r * kernel_size),
             )
-            self.scaling = self.lora_alpha / self.r
-        self.reset_parameters()
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw base and adapter anew; the update is zero afterwards."""

@@ -4,9 +4,9 @@
 
 x̃ is x after the adapter's dropout. The scale is expected inside D or U, where it costs r·in
 multiplications instead of one per output. Where all operands share a dtype (by autocast or by
-themselves) one autograd function adds the low-rank product into the base product, forth and back,
-so that nothing of the size of the output or the input is made twice. Otherwise the low-rank part
-runs in the adapter's precision and the sum in the base's.
+themselves) one autograd function adds the low-rank product into the base product, forward and
+backward, so that nothing of the size of the output or the input is made twice. Otherwise the
+low-rank part runs in the adapter's precision and the sum in the base's.
 """
 
 from __future__ import annotations

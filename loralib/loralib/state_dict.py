@@ -49,8 +49,8 @@ def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
     if bias == "all":
         adapted |= {name for name in state if "bias" in name}
     elif bias == "lora_only":
-        beside = {name.split("lora_")[0] + "bias" for name in adapted}
-        adapted |= beside & set(state)
+        biases = {name.split("lora_")[0] + "bias" for name in adapted}
+        adapted |= biases & set(state)
     return {name: tensor for name, tensor in state.items() if name in adapted}
 
 

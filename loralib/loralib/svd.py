@@ -9,94 +9,37 @@ shapes, scale and initialisation as in QingruZhang/AdaLoRA, ``loralib/adalora.py
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .base import LinearAdapter, LoRALayer
-from .lowrank import lowrank_linear
+from .base import LinearAdapter
+
+# Added to the rank that the scale divides by, as the original does.
+_EPSILON = 1e-5
 
 
-class SVDLinear(LinearAdapter, nn.Linear):
+class SVDLinear(LinearAdapter):
     """Linear layer with an update P Λ Q of initial rank ``r``.
 
-    Parameters: ``weight`` [out, in] frozen ([in, out] if ``fan_in_fan_out``), ``bias`` [out],
-    ``lora_A`` [r, in] and ``lora_B`` [out, r] normal with standard deviation 0.02, ``lora_E``
-    [r, 1] zeros, ``ranknum`` [1] frozen and equal to ``r``. The scale divides by ``ranknum``, the
-    *initial* rank, also after pruning: published results depend on it.
-
-    Args:
-        in_features: Size of the last input dimension.
-        out_features: Size of the last output dimension.
-        r: Initial rank; 0 gives an ordinary layer with a trainable weight.
-        lora_alpha: Scale numerator; zero or less means ``r``.
-        lora_dropout: Dropout probability on the adapter's input.
-        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
-        merge_weights: Merge in ``eval()``.
-        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+    ``lora_A`` [r, in] and ``lora_B`` [out, r] are normal with standard deviation 0.02, ``lora_E``
+    [r, 1] is zeros, ``ranknum`` [1] frozen and equal to ``r``. Arguments and other parameters are
+    those of ``LinearAdapter``; a ``lora_alpha`` of zero or less means ``r``. The scale divides by
+    ``ranknum``, the *initial* rank, also after pruning: published results depend on it.
     """
+
+    FACTORS: ClassVar[dict[str, int | None]] = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
+    ZERO_FACTOR: ClassVar[str] = "lora_E"
 
     lora_E: nn.Parameter
     ranknum: nn.Parameter
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        r: int = 0,
-        lora_alpha: float = 1,
-        lora_dropout: float = 0.0,
-        fan_in_fan_out: bool = False,
-        merge_weights: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, **kwargs)
-        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
-        self.fan_in_fan_out = fan_in_fan_out
-        if r > 0:
-            self._add_adapter()
-        self.reset_parameters()
-        if fan_in_fan_out:
-            self.weight.data = self.weight.data.T
-
-    @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        *,
-        r: int,
-        lora_alpha: float,
-        lora_dropout: float = 0.0,
-        merge_weights: bool = False,
-    ) -> Self:
-        """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
-
-        The adapter lies on the base's device; the base weight is frozen in both.
-        """
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            lora_alpha=lora_alpha,
-            lora_dropout=lora_dropout,
-            merge_weights=merge_weights,
-            bias=linear.bias is not None,
-            device="meta",
-        )
-        layer._adopt(linear, r)
-        return layer
-
     def _add_adapter(self) -> None:
-        self._add_factors((self.r, self.in_features), (self.out_features, self.r))
+        super()._add_adapter()
         self.lora_E = nn.Parameter(self.lora_A.new_zeros(self.r, 1))
         self.ranknum = nn.Parameter(self.lora_A.new_full((1,), float(self.r)), requires_grad=False)
         self.scaling = self.lora_alpha if self.lora_alpha > 0 else float(self.r)
-
-    def reset_parameters(self) -> None:
-        """Draw base and adapter anew."""
-        nn.Linear.reset_parameters(self)
-        if self.has_adapter:
-            self.reset_lora_parameters()
 
     def reset_lora_parameters(self) -> None:
         """Draw the singular vectors from N(0, 0.02²); set the singular values to zero."""
@@ -105,15 +48,43 @@ class SVDLinear(LinearAdapter, nn.Linear):
         nn.init.normal_(self.lora_A, mean=0.0, std=0.02)
         nn.init.normal_(self.lora_B, mean=0.0, std=0.02)
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        # Λ Q with the scale in it; stays on the device.
-        right = self.lora_A * (self.lora_E * (self.scaling / (self.ranknum + 1e-5)))
-        return right, self.lora_B
+    def _product(self) -> tuple[Tensor, Tensor]:
+        # The scale as a tensor, or every forward would wait for the device.
+        return self.lora_A * (self.lora_E * (self.scaling / (self.ranknum + _EPSILON))), self.lora_B
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., in] to [..., out]."""
-        if self.merged or not self.has_adapter:
-            return F.linear(x, self._base(), self.bias)
-        return lowrank_linear(
-            x, self._base(), self.bias, *self._update(), adapter_input=self.lora_dropout(x)
-        )
+    @property
+    def scale(self) -> float:
+        """What P Λ Q is multiplied by; reading it waits for the device."""
+        return float(self.scaling) / (float(self.ranknum) + _EPSILON)
+
+    @staticmethod
+    def scale_for(lora_alpha: float, init_rank: float) -> float:
+        """The scale of a layer that started with ``init_rank`` triplets."""
+        return (lora_alpha if lora_alpha > 0 else init_rank) / (init_rank + _EPSILON)
+
+    @staticmethod
+    def alpha_for(scale: float, init_rank: float) -> float:
+        """The ``lora_alpha`` that gives such a layer this scale."""
+        return scale * (init_rank + _EPSILON)
+
+    @property
+    def initial_rank(self) -> int:
+        """The rank that the scale divides by; reading it waits for the device."""
+        return round(float(self.ranknum))
+
+    def set_initial_rank(self, rank: int) -> None:
+        """Take the scale of a layer that started with ``rank`` triplets and was pruned to ``r``."""
+        self.ranknum.data.fill_(rank)
+        if self.lora_alpha <= 0:
+            self.scaling = float(rank)
+
+    def triplet_values(self) -> Tensor:
+        """The singular values without their signs, [r]."""
+        return self.lora_E.detach().abs().flatten()
+
+    @torch.no_grad()
+    def set_product(self, up: Tensor, values: Tensor, down: Tensor) -> None:
+        """P = ``up`` [out, r], Λ = ``values`` [r] and Q = ``down`` [r, in]."""
+        self.lora_A.copy_(down)
+        self.lora_E.copy_(values.unsqueeze(1))
+        self.lora_B.copy_(up)

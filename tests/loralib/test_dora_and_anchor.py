@@ -104,7 +104,7 @@ def test_an_anchored_update_is_zero_then_and_the_difference_later(
     x = torch.randn(4, 7)
     torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
     perturb(layer)
-    down, up = layer._factors()
+    down, up = layer._product()
     torch.testing.assert_close(layer.delta_weight(), up @ down - start)
 
 

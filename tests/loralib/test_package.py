@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -36,6 +37,23 @@ def test_the_public_names_are_there_once_each() -> None:
     assert len(loralib.__all__) == len(set(loralib.__all__))
     assert all(hasattr(loralib, name) for name in loralib.__all__)
     assert int(loralib.__version__.split(".")[0]) >= 1
+
+
+def test_the_version_is_read_without_importing_torch(project_root: Path) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from setuptools.config.expand import read_attr\n"
+        "print(read_attr('loralib.__version__', {'': '.'}, '.'))"
+    )
+    result = run(program, project_root / "loralib")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == loralib.__version__
+
+
+def test_the_originals_modules_are_where_they_were() -> None:
+    layers = importlib.import_module("loralib.layers")
+    for name in ("LoRALayer", "Linear", "MergedLinear", "Embedding", "Conv2d"):
+        assert getattr(layers, name) is getattr(loralib, name)
 
 
 def test_the_readmes_program_runs(project_root: Path) -> None:

@@ -310,7 +310,7 @@ def test_pissa_starts_from_the_largest_singular_triplets(adapted: Any, name: str
     for path, layer in model.named_modules():
         if not hasattr(layer, "is_anchored"):
             continue
-        down, up = layer._factors()
+        down, up = layer._product()
         left, values, right = torch.linalg.svd(layer.weight.detach().double())
         principal = left[:, :RANK] * values[:RANK] @ right[:RANK]
         torch.testing.assert_close((up @ down).double(), principal, rtol=1e-4, atol=1e-5), path
