@@ -37,7 +37,7 @@ def compute_orth_regu(model: nn.Module, regu_weight: float = 0.1) -> Tensor:
 def orthogonality(layers: Sequence[SVDLinear]) -> Tensor:
     """Mean distance of the factors of these layers from orthonormality: scalar, at least float32.
 
-    Matrices of one shape are handled together, forth and back.
+    Matrices of one shape are handled together, forward and backward.
     """
     left = [layer.lora_B for layer in layers]
     right = [layer.lora_A for layer in layers]

@@ -17,7 +17,7 @@ from adalora.builtin.miniature import generate
 from adalora.results.record import RunRecord
 from adalora.storage.lock import locked_folder
 from adalora.training.arguments.parser import parse_arguments
-from adalora.training.checkpointing.settings import course_settings
+from adalora.training.checkpointing.settings import resume_settings
 from adalora.training.make_record import given_flags
 
 Start = Any
@@ -82,7 +82,7 @@ def test_the_flags_of_a_record_make_the_run_again(
     path.write_text(json.dumps(dict(record.flags)), encoding="utf-8")
     again, first = parse_arguments([str(path)]), parse_arguments(list(record.command))
     assert given_flags(again) == given_flags(first) == dict(record.flags)
-    assert course_settings(again) == course_settings(first)
+    assert resume_settings(again) == resume_settings(first)
 
 
 def test_every_answer_on_the_validation_sets_is_kept(trained: tuple[Path, str]) -> None:

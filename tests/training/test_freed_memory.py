@@ -16,7 +16,7 @@ MEBIBYTES = 2 * BLOCKS
 STEP = f"""
 import os, resource
 import torch
-from adalora.training import keep_freed_memory
+from adalora.runtime.memory import keep_freed_memory
 asked = keep_freed_memory(os.environ)
 def resident():
     with open("/proc/self/statm") as file:

@@ -89,9 +89,8 @@ TWO_PROCESSES = """
 import os, sys, torch, transformers
 from pathlib import Path
 from adalora.errors import UserError
-from adalora.training import (
-    AdaLoraTrainer, AdaLoraTrainingArguments, find_checkpoint, hold_folder
-)
+from adalora.training import AdaLoraTrainer, AdaLoraTrainingArguments
+from adalora.training.folders import find_checkpoint, hold_folder
 from adalora.storage.lock import locked_folder
 
 def told(make):
@@ -220,7 +219,7 @@ def test_what_was_not_tested_with_a_divided_base_is_refused(
 LEAVING = """
 import gc, weakref
 import torch, torch.distributed as dist
-from adalora.training import launch
+from adalora.runtime import launch
 
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 

@@ -25,7 +25,7 @@ from adalora.storage.snapshots import snapshots
 from adalora.training.arguments.method import MethodArguments
 from adalora.training.arguments.parser import parse_arguments
 from adalora.training.build import build_adaptation
-from adalora.training.checkpointing.settings import course_settings
+from adalora.training.checkpointing.settings import resume_settings
 from adalora.training.peft_adaptation import PeftAdaLora
 from adalora.training.trainer import AdaLoraTrainer
 
@@ -333,7 +333,7 @@ def test_the_name_and_the_course_come_from_the_files_content(file_of: Any, tmp_p
 
     def course(content: Any) -> dict[str, Any]:
         flags = ["--model_name_or_path", "nano", "--task_name", "mini-rte"]
-        return course_settings(parse_arguments([*flags, "--peft_config", file_of(content)]))
+        return resume_settings(parse_arguments([*flags, "--peft_config", file_of(content)]))
 
     assert course(LORA) == course(dict(reversed(LORA.items())))
     assert course(LORA) != course({**LORA, "r": 3})

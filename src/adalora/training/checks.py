@@ -1,6 +1,6 @@
-"""Flags that are sound by themselves and not together, or not with the data; told before any work.
+"""Flags that do not fit together, or not the data; refused before any work.
 
-What concerns one group of flags alone is checked by its dataclass (``arguments.py``).
+What concerns one group of flags alone is checked by its dataclass (``arguments/``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The folder of a run: made, held, checked and cleared before any work, so that nothing is lost.
 
 Layout: ``model/`` (artefact, and the Trainer's checkpoints), ``log/`` (TensorBoard), ``log.txt``,
-and the results as JSON files beside them.
+and the results as JSON files next to them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from adalora.storage.lock import locked_folder
 from adalora.storage.snapshots import newest_sound, snapshots, verify
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
-#: What a run writes beside ``model/`` and ``log/``; first what says that it is finished.
+#: What a run writes next to ``model/`` and ``log/``; first what says that it is finished.
 _RESULTS = (
     *("run.json", "history.json", "train_results.json", "rank_pattern.json"),
     *("eval_results_*.json", "eval_predictions_*.tsv", "test_results_*.txt"),

@@ -1,4 +1,4 @@
-"""A finished run as facts: its record (``run.json``), its course (``history.json``), answers."""
+"""A finished run as facts: its record (``run.json``), its history (``history.json``), answers."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ __all__ = [
     "given_flags",
     "make_record",
     "metric_values",
-    "write_course",
+    "write_history",
 ]
 
 HISTORY_FILE = "history.json"
-#: What the Trainer reports beside the metrics of a task.
+#: What the Trainer reports in addition to the metrics of a task.
 _NO_METRICS = ("loss", "samples", "runtime", "samples_per_second", "steps_per_second", "model_")
 _SECRET = "***"
 
@@ -91,23 +91,23 @@ def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
     return dataclasses.replace(record, warnings=find_warnings(_evidence(run, scores)))
 
 
-def write_course(run: Run, folder: Path) -> None:
+def write_history(run: Run, folder: Path) -> None:
     """Write ``history.json`` and the answers on every evaluation set."""
     adaptation = run.adaptation
-    course = {
+    history = {
         "log_history": run.trainer.state.log_history,
         "allocations": [] if adaptation is None else adaptation.history.entries(),
         # PEFT's allocator drops its scores when it prunes for good.
         "importance": adaptation.importance() if isinstance(adaptation, AdaLora) else {},
     }
-    write_json(folder / HISTORY_FILE, plain(course))
+    write_json(folder / HISTORY_FILE, plain(history))
     for split, answers in run.answers.items():
         path = folder / f"eval_predictions_{result_name(run.arguments.data.task_name, split)}.tsv"
         write_eval_predictions(path, answers.predictions, answers.labels, run.data.labels)
 
 
 def given_flags(arguments: RunArguments) -> dict[str, Any]:
-    """Every flag whose value, as it was given, is not its default; secrets are not told."""
+    """Every flag whose value, as it was given, is not its default; secrets are left out."""
     # A default that is a text is parsed like a word of the command line.
     defaults = vars(build_parser().parse_known_args(["--model_name_or_path", ""])[0])
     found: dict[str, Any] = {}

@@ -9,8 +9,32 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from adalora import training as at
 from adalora.glue.load import load_data
+from adalora.runtime.failures import report_as_user_error
+from adalora.runtime.launch import leave_job
+from adalora.runtime.memory import keep_freed_memory
+from adalora.runtime.signals import StopOnSignal
+from adalora.training.arguments.parser import RunArguments, parse_arguments
+from adalora.training.build import (
+    build_adaptation,
+    build_model,
+    build_tokenizer,
+    data_source,
+    seed_everything,
+    summary_writer,
+)
+from adalora.training.checkpointing.settings import resume_settings
+from adalora.training.checks import check_combination, check_schedule
+from adalora.training.folders import (
+    clear_earlier_run,
+    configure_logging,
+    find_checkpoint,
+    hold_folder,
+)
+from adalora.training.run import Run
+from adalora.training.task_metrics import TaskMetrics
+from adalora.training.tokenise import build_collator, tokenise
+from adalora.training.trainer import AdaLoraTrainer
 
 __all__ = ["run", "train_and_evaluate"]
 
@@ -28,19 +52,19 @@ def run(
         argv: the flags; None for the process's own.
         program: what usage messages call the program.
         script: its file, if it is one.
-        callbacks: for the Trainer, beside its own.
+        callbacks: for the Trainer, in addition to its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = at.parse_arguments(words, program=program)
-    at.keep_freed_memory(os.environ)
-    stop, training = at.StopOnSignal(), arguments.training
-    with stop.handle_signals(), at.report_as_user_error(training), at.hold_folder(training):
+    arguments = parse_arguments(words, program=program)
+    keep_freed_memory(os.environ)
+    stop, training = StopOnSignal(), arguments.training
+    with stop.handle_signals(), report_as_user_error(training), hold_folder(training):
         train_and_evaluate(arguments, command=words, script=script, callbacks=[stop, *callbacks])
-        at.leave_job()
+        leave_job()
 
 
 def train_and_evaluate(
-    arguments: at.RunArguments,
+    arguments: RunArguments,
     *,
     command: Sequence[str] = (),
     script: Path | None = None,
@@ -48,27 +72,27 @@ def train_and_evaluate(
 ) -> None:
     """Build, train or resume, evaluate, predict, and leave a record of it all."""
     training = arguments.training
-    at.configure_logging(training)
-    checkpoint = at.find_checkpoint(training)
-    at.seed_everything(training)
+    configure_logging(training)
+    checkpoint = find_checkpoint(training)
+    seed_everything(training)
 
     with training.main_process_first(desc="reading the data"):
-        data = load_data(at.data_source(arguments))
+        data = load_data(data_source(arguments))
     if training.do_train:
-        at.check_combination(arguments, data)
-        at.check_schedule(arguments, data)
+        check_combination(arguments, data)
+        check_schedule(arguments, data)
 
-    tokenizer = at.build_tokenizer(arguments.model)
-    model = at.build_model(arguments, data)
+    tokenizer = build_tokenizer(arguments.model)
+    model = build_model(arguments, data)
     with training.main_process_first(desc="tokenising"):
-        splits = at.tokenise(data, tokenizer, arguments.data)
-    writer = at.summary_writer(training)
-    adaptation = at.build_adaptation(model, arguments.method, writer=writer)
-    trainer = at.AdaLoraTrainer(
+        splits = tokenise(data, tokenizer, arguments.data)
+    writer = summary_writer(training)
+    adaptation = build_adaptation(model, arguments.method, writer=writer)
+    trainer = AdaLoraTrainer(
         model=model,
         args=training,
         adaptation=adaptation,
-        settings=at.course_settings(arguments),
+        settings=resume_settings(arguments),
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
         lora_plus_ratio=arguments.method.lora_plus_ratio,
@@ -76,13 +100,13 @@ def train_and_evaluate(
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,
-        data_collator=at.build_collator(tokenizer, training),
-        compute_metrics=at.TaskMetrics(data),
+        data_collator=build_collator(tokenizer, training),
+        compute_metrics=TaskMetrics(data),
     )
-    finished = at.Run(arguments, data, splits, trainer, tokenizer, adaptation, writer, command)
+    finished = Run(arguments, data, splits, trainer, tokenizer, adaptation, writer, command)
 
     if training.do_train:
-        at.clear_earlier_run(training, resumes=checkpoint is not None)
+        clear_earlier_run(training, resumes=checkpoint is not None)
         finished.train(checkpoint)
     if training.do_eval:
         finished.evaluate()

@@ -24,7 +24,7 @@ from adalora.storage.files import write_json
 from adalora.terminal.run_summary import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.parser import RunArguments
-from adalora.training.make_record import fingerprint, make_record, write_course
+from adalora.training.make_record import fingerprint, make_record, write_history
 from adalora.training.peft_adaptation import PeftAdaLora
 from adalora.training.task_metrics import Answers, TaskMetrics, _decide
 from adalora.training.trainer import AdaLoraTrainer
@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass
 class Run:
-    """One run: what it was told, its parts, and what it has found so far."""
+    """One run: its arguments, its parts, and what it has found so far."""
 
     arguments: RunArguments
     data: TaskData
@@ -184,7 +184,7 @@ class Run:
             return
         counts = count_parameters(self.model, self.rank_pattern or None)
         record = make_record(self, counts)
-        write_course(self, self.root)
+        write_history(self, self.root)
         # Last of all: a run that has a record is finished.
         record.write(self.root)
         arguments = self.arguments
@@ -227,7 +227,7 @@ def next_commands(arguments: RunArguments, script: Path | None) -> list[tuple[st
     """Commands that lead on from a trained run.
 
     Args:
-        arguments: what the run was told.
+        arguments: of the run.
         script: the program that ran; None for ``adalora train``.
     """
     commands = []

@@ -91,7 +91,7 @@ def tokenise(
 @contextmanager
 def _sole_maker(file: str | None) -> Iterator[None]:
     """Let one process at a time look for ``file`` and make it: the first of each node comes here,
-    and so does every run beside this one.
+    and so does every other run.
     """
     if file is None:
         yield

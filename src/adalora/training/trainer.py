@@ -107,7 +107,7 @@ class AdaLoraTrainer(ResumableTrainer):
             raise_learning_rate(optimizer, trained, self.lora_plus_ratio)
         return optimizer
 
-    # ---- a divided base ----
+    # ---- a sharded base ----
 
     def _shard_base(self) -> None:
         model = cast(nn.Module, self.model)
@@ -118,7 +118,7 @@ class AdaLoraTrainer(ResumableTrainer):
         shard_base(model, self.args.device)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
-        """DistributedDataParallel over a divided base, which accelerate would refuse to wrap."""
+        """DistributedDataParallel over a sharded base, which accelerate would refuse to wrap."""
         wrapped = super()._wrap_model(model, training, dataloader)
         divided = training and getattr(self.args, "shard_base", False)
         if not divided or wrapped is not self.model:
@@ -138,7 +138,7 @@ class AdaLoraTrainer(ResumableTrainer):
         return GroupedByLength(size, seed=seed, lengths=sampler.lengths)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """The order of the data: a prediction is told from another by its place.
+        """The order of the data: a prediction is identified by its position.
 
         The installed Trainer lets --train_sampling_strategy group evaluation and prediction by
         length too, and hands the predictions out in that order. (What is shared out among
@@ -188,7 +188,7 @@ class AdaLoraTrainer(ResumableTrainer):
         share = None if result[0] is None else self._share(inputs, max(remainder, 0))
         if share is None:
             return cast(tuple[Tensor | None, Any, Any], result)
-        # In every process, short or not: they gather a divided base together.
+        # In every process, short or not: they gather a sharded base together.
         own = super().prediction_step(model, first_rows(inputs, share.rows), True, ignore_keys)
         return own[0], *result[1:]
 
@@ -301,11 +301,11 @@ class AdaLoraTrainer(ResumableTrainer):
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, *args, **kwargs)
 
-    def _course(self) -> dict[str, Any]:
-        """What decides the course of this run: what only this Trainer knows too."""
+    def _resume_settings(self) -> dict[str, Any]:
+        """What decides the result of this run, with what only this Trainer knows."""
         own = {
             "reg_loss_wgt": self.reg_loss_wgt,
             "masking_prob": self.masking_prob,
             "lora_plus_ratio": self.lora_plus_ratio,
         }
-        return super()._course() | own
+        return super()._resume_settings() | own

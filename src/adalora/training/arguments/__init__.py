@@ -1,4 +1,4 @@
-"""What a run is told: four dataclasses that check themselves, in the original's names.
+"""The arguments of a run: four dataclasses that check themselves, in the original's names.
 
 The flags are those of the original ``run_glue.py`` (facts: QingruZhang/AdaLoRA,
 NLU/examples/text-classification/run_glue.py and NLU/src/transformers/training_args.py) on top of

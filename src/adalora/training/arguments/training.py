@@ -54,7 +54,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     force_resume: bool = field(
         default=False,
         metadata=told(
-            "Resume although flags that decide the course of the run were changed; what cannot "
+            "Resume although flags that decide the result of the run were changed; what cannot "
             "fit (other ranks or matrices, another optimizer) is refused all the same."
         ),
     )
@@ -92,7 +92,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     shard_base: bool = field(
         default=False,
         metadata=told(
-            "Divide the frozen base among the processes (FSDP2) instead of keeping it whole in "
+            "Shard the frozen base over the processes (FSDP2) instead of keeping it whole in "
             "each; results and checkpoints are the same. --fsdp is taken for it."
         ),
     )
@@ -102,7 +102,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        # As told, before the values below are derived from one another: a run's record shows these.
+        # Before the values below are derived from one another: a run's record shows these.
         self.given = {field.name: getattr(self, field.name) for field in fields(self)}
         root = self.root_output_dir or self.output_dir or os.path.join("output", "run")
         self.root_output_dir = os.path.expanduser(root)
@@ -212,13 +212,13 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             return
         if self.world_size == 1:
             raise UserError(
-                "--shard_base divides the frozen base among processes and this run has one; start "
+                "--shard_base shards the frozen base over processes and this run has one; start "
                 f"several with {ADVICE}, or leave the flag out."
             )
         for name in ("torch_compile", "fp16_full_eval", "bf16_full_eval", "auto_find_batch_size"):
             if getattr(self, name):
                 raise UserError(
-                    f"--shard_base does not go with --{name}, which was not tested with a divided "
+                    f"--shard_base does not go with --{name}, which was not tested with a sharded "
                     "base; leave one of them out."
                 )
 

@@ -2,8 +2,8 @@
 
 A checkpoint holds what trains, never the frozen base, as safetensors and JSON (the format:
 ``docs/checkpoints.md``). Nothing that the installed Trainer would pickle is written or read. What
-must agree for an exact continuation is in ``course.py``, what a process must remember in
-``continuation.py``.
+must agree for an exact continuation is in ``settings.py``, what a process must remember in
+``state.py``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from adalora.storage.snapshots import (
 from adalora.training.adaptation import AdaLora
 from adalora.training.build import count_steps
 from adalora.training.callbacks import Stopwatch
-from adalora.training.checkpointing.settings import course_of_trainer, differences
+from adalora.training.checkpointing.settings import differences, trainer_settings
 from adalora.training.checkpointing.state import Continuation, RunningMean, random_state_kept
 from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer import advance_scheduler, load_optimizer, optimizer_state
@@ -60,7 +60,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
 
     Args:
         adaptation: the method over the model, whose state belongs to a checkpoint; None for none.
-        settings: what else decides the course of the run, by flag, as JSON values; kept in every
+        settings: what else decides the result of the run, by flag, as JSON values; kept in every
             checkpoint and compared when a run is resumed.
         **kwargs: those of ``transformers.Trainer``.
     """
@@ -79,7 +79,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.bad_steps = BadSteps()
         self._stopwatches: dict[str, Stopwatch] = {}
         self.continuation = Continuation(self)
-        self._course_changed = False
+        self._settings_changed = False
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Durations are those of a clock that nobody sets."""
+        """Durations are those of the monotonic clock."""
         for prefix, stopwatch in self._stopwatches.items():
             stopwatch.correct(logs, prefix)
         super().log(logs, *args, **kwargs)
@@ -174,7 +174,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         }
 
     def _publish(self, target: Path) -> None:
-        publish(target, step=self.state.global_step, settings=self._course())
+        publish(target, step=self.state.global_step, settings=self._resume_settings())
         best = self.state.best_model_checkpoint
         protected = [] if best is None else [Path(best)]
         rotate(target.parent, self.args.save_total_limit, newest=target, protected=protected)
@@ -212,7 +212,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             ignore_keys_for_eval: likewise.
 
         Raises:
-            UserError: if the checkpoint is absent, damaged, or of a run that was told otherwise.
+            UserError: if the checkpoint is absent, damaged, or of a run with other settings.
         """
         folder = Path(str(self.args.output_dir))
         if self.args.should_save:
@@ -223,7 +223,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 raise UserError(f"{folder} holds no checkpoint to resume from.")
             resume_from_checkpoint = str(newest)
         self.continuation.resume(None)
-        self._course_changed = False
+        self._settings_changed = False
         self._stopwatches["train"] = Stopwatch()
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
@@ -238,7 +238,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 f"{folder} was written with --save_only_model and holds no optimizer to resume "
                 "with; choose another checkpoint, or start afresh with --overwrite_output_dir."
             )
-        self._compare_course(folder, manifest)
+        self._compare_settings(folder, manifest)
         try:
             TrainerState.load_from_json(str(folder / STATE_FILE))
         except (TypeError, ValueError, KeyError) as error:
@@ -258,9 +258,9 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / file} does not hold what it should: {error!r}") from error
 
-    def _compare_course(self, folder: Path, manifest: Manifest) -> None:
-        different = differences(manifest.settings, self._course())
-        self._course_changed = bool(different)
+    def _compare_settings(self, folder: Path, manifest: Manifest) -> None:
+        different = differences(manifest.settings, self._resume_settings())
+        self._settings_changed = bool(different)
         if not different:
             return
         shown = "; ".join(f"{name}: {values}" for name, values in different.items())
@@ -270,17 +270,19 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             )
         if not getattr(self.args, "force_resume", False):
             raise UserError(
-                f"{folder} is of a run that was told otherwise ({shown}). Give the flags as they "
-                "were, start afresh with --overwrite_output_dir, or go on with the new ones by "
+                f"{folder} is of a run with other settings ({shown}). Give the flags as they "
+                "were, start afresh with --overwrite_output_dir, or continue with the new ones by "
                 "--force_resume."
             )
-        logger.warning("%s goes on with other settings, as --force_resume asks: %s", folder, shown)
+        logger.warning(
+            "%s continues with other settings, as --force_resume asks: %s", folder, shown
+        )
 
-    def _course(self) -> dict[str, Any]:
-        """What decides the course of this run, as JSON values."""
+    def _resume_settings(self) -> dict[str, Any]:
+        """What decides the result of this run, as JSON values."""
         sized = hasattr(self.train_dataset, "__len__")
         examples = len(cast(Any, self.train_dataset)) if sized else None
-        settings = course_of_trainer(
+        settings = trainer_settings(
             self.args,
             examples=examples,
             total_steps=count_steps(examples or 0, cast(Any, self.args)),
@@ -300,9 +302,9 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 self._unwrapped,
                 stored,
                 source=str(path),
-                keep_hyperparameters=self._course_changed,
+                keep_hyperparameters=self._settings_changed,
             )
-            if self._course_changed:
+            if self._settings_changed:
                 advance_scheduler(self.lr_scheduler, self.state.global_step)
             else:
                 cast(Any, self.lr_scheduler).load_state_dict(stored["scheduler"])
@@ -310,7 +312,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 self.accelerator.scaler.load_state_dict(stored["scaler"])
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} does not hold what it should: {error!r}") from error
-        self._load_allocator(Path(checkpoint), reschedule=self._course_changed)
+        self._load_allocator(Path(checkpoint), reschedule=self._settings_changed)
 
     def _load_allocator(self, checkpoint: Path, *, reschedule: bool) -> None:
         if self.adaptation is None:

@@ -1,4 +1,4 @@
-"""What decides the course of a run: the settings that a resumed run must share with its checkpoint.
+"""The settings that decide the result of a run, which a resumed run must share with its checkpoint.
 
 Everything that changes the batches, the budget, the updates or the numbers computed is compared;
 where results go, how often they are logged, evaluated or saved is not.
@@ -15,7 +15,7 @@ from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.peft_adaptation import PeftAdaLora
 
-__all__ = ["course_of_trainer", "course_settings", "differences"]
+__all__ = ["differences", "resume_settings", "trainer_settings"]
 
 #: Fields of TrainingArguments that change what is computed.
 _TRAINING = (
@@ -40,8 +40,8 @@ _WITHOUT_EFFECT = frozenset(
 )
 
 
-def course_settings(arguments: RunArguments) -> dict[str, Any]:
-    """The flags of model, method and data that decide the course of a run."""
+def resume_settings(arguments: RunArguments) -> dict[str, Any]:
+    """The flags of model, method and data that decide the result of a run."""
     settings: dict[str, Any] = {}
     for part in (arguments.model, arguments.method, arguments.data):
         settings |= {
@@ -54,14 +54,14 @@ def course_settings(arguments: RunArguments) -> dict[str, Any]:
     return settings
 
 
-def course_of_trainer(
+def trainer_settings(
     training: Any,
     *,
     examples: int | None,
     total_steps: int,
     adaptation: AdaLora | PeftAdaLora | None,
 ) -> dict[str, Any]:
-    """What a Trainer knows of its course, by the name of the flag where there is one.
+    """The settings that a Trainer knows, by the name of the flag where there is one.
 
     Args:
         training: the TrainingArguments.

@@ -123,7 +123,7 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Continue the running means, which the Trainer has just set to zero."""
         self._save_at_epoch_end = False
-        # The checkpoint brought its own; how often is logged and saved is not the run's course.
+        # The checkpoint brought its own; how often is logged and saved does not belong to the run.
         state.compute_steps(args, state.max_steps)
         state.best_model_checkpoint = best_checkpoint(state, Path(str(args.output_dir)))
         stored, trainer = self._stored, self._trainer
