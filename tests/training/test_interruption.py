@@ -143,7 +143,7 @@ def test_outside_training_a_signal_ends_the_program_where_it_is() -> None:
 
 
 def test_the_second_signal_is_the_systems_own(build: Make) -> None:
-    """It ends the process at once: tests/faults does it to a real one."""
+    """It ends the process at once: tests/reliability does it to a real one."""
     stop, seen = StopOnSignal(), []
 
     class Look(TrainerCallback):  # type: ignore[misc]

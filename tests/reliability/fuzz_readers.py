@@ -6,8 +6,8 @@ names and nestings that somebody might put there. It may succeed or raise a ``Us
 everything else is a crash, kept with its input. Watched all the while: no file appears outside the
 folder that the reader was given, and nothing in the input is executed (the inputs try to).
 
-    python scripts/fuzz_readers.py --minutes 3 --seed 0
-    python scripts/fuzz_readers.py --minutes 1 --readers tsv,artefact --keep crashes/
+    python tests/reliability/fuzz_readers.py --minutes 3 --seed 0
+    python tests/reliability/fuzz_readers.py --minutes 1 --readers tsv,artefact --keep crashes/
 
 Prints a table of inputs tried, read and refused; the exit status is 1 after a crash.
 """

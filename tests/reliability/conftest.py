@@ -1,4 +1,4 @@
-"""Real processes to be killed, and the scripts that kill them, as the tests of faults use them."""
+"""Real processes to be killed, and the programs that kill them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+HERE = Path(__file__).parent
 #: AdaLoRA on the built-in model for two dozen steps.
 FLAGS = (
     "--model_name_or_path nano --task_name mini-rte --do_train --do_eval --apply_lora "
@@ -22,13 +22,13 @@ FLAGS = (
 ).split()
 
 
-def of_scripts(name: str) -> ModuleType:
-    """A module of ``scripts/``, which is no package."""
-    sys.path.insert(0, str(SCRIPTS))
+def local_module(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    sys.path.insert(0, str(HERE))
     try:
         return __import__(name)
     finally:
-        sys.path.remove(str(SCRIPTS))
+        sys.path.remove(str(HERE))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def make(*more: str, processes: int = 1) -> Any:
-        run = of_scripts("killable_run").KillableRun(
+        run = local_module("killable_run").KillableRun(
             tmp_path / "run", [*FLAGS, *more], processes=processes
         )
         start = run.start
@@ -57,7 +57,7 @@ def start_run(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="session")
 def fuzz_readers() -> ModuleType:
-    return of_scripts("fuzz_readers")
+    return local_module("fuzz_readers")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     """Runs a program in a process of its own, with more variables in its environment."""
 
     def run(program: str, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = of_scripts("killable_run").environment() | more
+        environment = local_module("killable_run").environment() | more
         # The fixtures' own path first: the tests run what they import.
         environment["PYTHONPATH"] = ":".join(sys.path)
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A run under everything that happens to long runs; the whole of it is scripts/soak.py."""
+"""A run under everything that happens to long runs; the long form is soak.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "soak.py"
+SCRIPT = Path(__file__).with_name("soak.py")
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """A real training run in processes of its own that can be killed, stopped and started again.
 
-Shared by ``kill_and_resume.py``, ``soak.py`` and ``tests/faults``.
+Shared by ``kill_and_resume.py``, ``soak.py`` and the tests beside them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 
 from adalora.storage.snapshots import snapshots, verify
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300  # seconds that one start may take to get where it is awaited
 PROGRAM = PROJECT_ROOT / "examples" / "text-classification" / "run_glue.py"
 #: Which process of which job this is belongs to the launcher alone.

@@ -1,4 +1,7 @@
-"""Every reader against damaged files: read, or refused in a sentence; scripts/fuzz_readers.py."""
+"""Every reader against damaged files: read, or refused in a sentence.
+
+The long form is fuzz_readers.py.
+"""
 
 from __future__ import annotations
 

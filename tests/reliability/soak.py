@@ -7,8 +7,8 @@ command, over and over; between two starts the first run's artefact is evaluated
 people do while a machine is at work. At the end both must hold the same, bit for bit, every score
 must be the first one, and no process may have grown.
 
-    python scripts/soak.py --steps 2000 --interruptions 12      # half an hour or so
-    python scripts/soak.py --steps 40 --interruptions 2         # what the tests do
+    python tests/reliability/soak.py --steps 2000 --interruptions 12      # half an hour or so
+    python tests/reliability/soak.py --steps 40 --interruptions 2         # what the tests do
 
 Prints a table; the exit status is 1 if anything differs, grows or fails.
 """

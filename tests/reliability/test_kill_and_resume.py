@@ -1,4 +1,4 @@
-"""Real training processes, killed and resumed; the whole of it is scripts/kill_and_resume.py."""
+"""Real training processes, killed and resumed; the long form is kill_and_resume.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_and_resume.py"
+SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ process of it at once) again and again, each time at a random step or while it w
 and started again with the same command. At the end everything that the two hold must be the same,
 bit for bit: parameters, optimizer, allocator, random generators, ranks, and the log of losses.
 
-    python scripts/kill_and_resume.py                       # 24 kills, five to ten minutes
-    python scripts/kill_and_resume.py --variants bf16 --kills 3 --seed 1
+    python tests/reliability/kill_and_resume.py      # 24 kills, five to ten minutes
+    python tests/reliability/kill_and_resume.py --variants bf16 --kills 3 --seed 1
 
 Prints a table; the exit status is 1 if anything differs or a kill missed its run.
 """
