@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from adalora.errors import UserError
+from adalora.shell import program
 
 __all__ = [
     "BELOW_ONE",
@@ -126,10 +127,6 @@ def check_inside(file: Any) -> None:
 
 
 _REQUIRED_NAMES = ("SVDLinear", "RankAllocator", "compute_orth_regu")
-_ADVICE = (
-    "adalora needs the loralib of its own repository, version 1.0 or later: "
-    "type 'pip install -e loralib -e .' in the project's root"
-)
 
 
 def require_our_loralib() -> None:
@@ -139,12 +136,16 @@ def require_our_loralib() -> None:
         UserError: if ``loralib`` is missing, or is a namespace or package without the names of
             AdaLoRA, or states a version below 1.0.
     """
+    advice = (
+        "adalora needs the loralib of its own repository, version 1.0 or later: "
+        f"type '{program('pip')} install -e loralib -e .' in the project's root"
+    )
     try:
         module = importlib.import_module("loralib")
     except ModuleNotFoundError as error:
         if error.name != "loralib":
             raise
-        raise UserError(f"no loralib is installed; {_ADVICE}") from None
+        raise UserError(f"no loralib is installed; {advice}") from None
     version = str(getattr(module, "__version__", ""))
     missing = [name for name in _REQUIRED_NAMES if not hasattr(module, name)]
     major = version.partition(".")[0]
@@ -154,7 +155,7 @@ def require_our_loralib() -> None:
     if missing:
         found += f", without {' and '.join(missing)}"
     origin = getattr(module, "__file__", None) or "a folder that is not a package"
-    raise UserError(f"the wrong loralib is installed ({found}, {origin}); {_ADVICE}")
+    raise UserError(f"the wrong loralib is installed ({found}, {origin}); {advice}")
 
 
 def told(text: str) -> dict[str, str]:

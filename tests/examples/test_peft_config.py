@@ -60,7 +60,7 @@ def test_exports_of_our_layers_point_to_the_import(
     run: Path, tmp_path: Path, capsys: Any, to: str
 ) -> None:
     assert main(["export", str(run), "--to", to, "--output", str(tmp_path / "out")]) == 2
-    assert "'adalora import'" in capsys.readouterr().err
+    assert "adalora import'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,8 +152,46 @@ def test_the_command_for_ones_own_data_goes_on_with_adalora(
     flags = ["--task_name", "mini-rte", "--model_name_or_path", "nano", "--root_output_dir", "out"]
     arguments = parse_arguments([*flags, "--apply_adalora"], program="adalora train")
     commands = dict(next_commands(arguments, script=None))
-    program, verb, *words = shlex.split(commands["The same on your own data"])
-    assert (program, verb) == ("adalora", "train")
+    assert "The same on the real task" not in " ".join(commands)
+    own = next(command for reason, command in commands.items() if "your own data" in reason)
+    program, verb, *words = shlex.split(own)
+    assert (Path(program).name, verb) == ("adalora", "train")
     proposed = parse_arguments(words, program="adalora train")
     assert proposed.method.apply_adalora
     assert proposed.data.train_file == "train.csv"
+
+
+@pytest.mark.parametrize("here", [".", "elsewhere", "my folder"])
+def test_the_next_commands_name_programs_and_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str
+) -> None:
+    """Also from another folder, in a shell that knows nothing of the environment."""
+    for folder in ("elsewhere", "my folder"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    run = str(tmp_path / "a run")
+    flags = ["--task_name", "mini-sst2", "--model_name_or_path", "nano", "--root_output_dir", run]
+    arguments = parse_arguments([*flags, "--report_to", "tensorboard"], program="run_glue.py")
+    script = Path(__file__).resolve().parents[2] / "examples/text-classification/run_glue.py"
+    commands = [shlex.split(command) for _, command in next_commands(arguments, script)]
+    assert len(commands) == 4
+    predict, curves, task, own = commands
+    program = predict[predict.index("|") + 1]
+    for path in (program, curves[0], own[0]):
+        assert shutil.which(path), path
+    for path in (task[1], own[1]):
+        assert Path(path).is_file(), path
+    assert Path(predict[-1]).resolve() == tmp_path / "a run"
+
+
+def test_a_task_of_pairs_is_tried_with_a_pair(tmp_path: Path) -> None:
+    flags = ["--task_name", "mini-rte", "--model_name_or_path", "nano"]
+    arguments = parse_arguments([*flags, "--root_output_dir", str(tmp_path)], program="run_glue.py")
+    (_, single), *_ = next_commands(arguments, script=None)
+    (_, pair), *_ = next_commands(arguments, script=None, pairs=True)
+    for command, texts in ((single, 1), (pair, 2)):
+        typing = command.split(" | ")[0]
+        out = subprocess.run(["bash", "-c", typing], capture_output=True, text=True, check=True)
+        assert len(out.stdout.splitlines()) == 1
+        assert len(out.stdout.split("\t")) == texts

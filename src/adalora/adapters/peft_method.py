@@ -25,6 +25,7 @@ from torch import nn
 from adalora.adapters.head import base_path, head_modules, is_head
 from adalora.adapters.targets import NAMES, find_targets
 from adalora.errors import UserError
+from adalora.shell import program
 
 __all__ = ["add_peft", "is_peft", "peft_method_name", "read_peft_values"]
 
@@ -92,7 +93,8 @@ def add_peft(
     """
     if importlib.util.find_spec("peft") is None:
         raise UserError(
-            "--peft_config needs peft, not installed here: type pip install 'adalora[peft]'."
+            "--peft_config needs peft, not installed here: type "
+            f"{program('pip')} install 'adalora[peft]'."
         )
     import peft
 

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from adalora.errors import UserError
+from adalora.shell import program
 from adalora.storage.files import listed, not_finite, read_json, write_json
 
 __all__ = ["PEFT_FILES", "load_peft_adapter", "write_peft_adapter"]
@@ -63,7 +64,7 @@ def load_peft_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     except ImportError as error:
         raise UserError(
             f"{folder} holds an adapter of PEFT, and peft is not installed here: type "
-            "pip install 'adalora[peft]'."
+            f"{program('pip')} install 'adalora[peft]'."
         ) from error
     try:
         with warnings.catch_warnings():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from adalora.commands.flags import CommandParser
+from adalora.shell import program
 
 if TYPE_CHECKING:
     from adalora.presets import Preset
@@ -54,7 +55,8 @@ def _list() -> None:
     for method, preset in zip(methods(), first, strict=True):
         row = "" if preset.paper_row is None else f" ({preset.paper_row[1]} in table 1)"
         print(f"  {method:<{width}}  {preset.title}{row}")
-    print("\n'adalora presets mnli/adalora-0.3M' shows one; run_glue.py --preset takes one.")
+    show = f"{program('adalora')} presets mnli/adalora-0.3M"
+    print(f"\n'{show}' shows one; run_glue.py --preset takes one.")
 
 
 def _show(preset: Preset) -> None:

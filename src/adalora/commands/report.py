@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adalora.commands.flags import CommandParser
 from adalora.errors import UserError
+from adalora.shell import program
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ def main(flags: Sequence[str]) -> int:
             raise
         raise UserError(
             f"adalora report draws with {library}, which is not installed; type "
-            "'pip install matplotlib jinja2' (the extra adalora[report])."
+            f"'{program('pip')} install matplotlib jinja2' (the extra adalora[report])."
         ) from error
     page, *pictures = write_report(
         source, folder, overwrite=arguments.overwrite, announce=partial(print, flush=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from adalora.commands.flags import CommandParser, positive
 from adalora.errors import UserError
+from adalora.shell import program, typed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -211,7 +212,8 @@ def _close(console: Console, ledger: Ledger, cells: Sequence[Cell], stopped: int
         state = f"Stopped. {state}; the same command goes on"
     console.print(f"{state}. Results: {ledger.folder}", highlight=False, soft_wrap=True)
     if not stopped and len(results) > len(failed):
-        console.print(f"Next: adalora table {ledger.folder}", highlight=False, soft_wrap=True)
+        table = f"{program('adalora')} table {typed(ledger.folder)}"
+        console.print(f"Next: {table}", highlight=False, soft_wrap=True)
     if stopped:
         return 128 + stopped
     return 1 if failed else 0

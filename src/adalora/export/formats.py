@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from adalora.errors import UserError
+from adalora.shell import program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ class Format:
         if missing:
             raise UserError(
                 f"--to {name} needs {' and '.join(missing)}, not installed here: type "
-                f"pip install 'adalora[{self.extra}]'."
+                f"{program('pip')} install 'adalora[{self.extra}]'."
             )
         return cast(Exporter, importlib.import_module(self.module))
 

@@ -12,6 +12,7 @@ import loralib
 from adalora.artefact.description import Description, LoRASettings
 from adalora.artefact.reader import Artefact
 from adalora.errors import UserError
+from adalora.shell import program
 
 __all__ = [
     "LowRank",
@@ -115,8 +116,8 @@ def refuse_peft(description: Description, name: str) -> None:
     if "peft" in description.trained:
         raise UserError(
             f"This run was trained by {description.method}, and its model/ is an adapter folder "
-            f"of PEFT already. For {name}, read it in by 'adalora import' (LoRA and AdaLoRA) and "
-            "export that, or merge it with PEFT (merge_and_unload)."
+            f"of PEFT already. For {name}, read it in by '{program('adalora')} import' (LoRA and "
+            "AdaLoRA) and export that, or merge it with PEFT (merge_and_unload)."
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from adalora.errors import UserError
+from adalora.shell import program
 
 __all__ = [
     "Preset",
@@ -93,7 +94,11 @@ def find_preset(name: str) -> Preset:
     """
     if name not in preset_names():
         near = difflib.get_close_matches(name, preset_names(), n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "'adalora presets' lists them."
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"'{program('adalora')} presets' lists them."
+        )
         raise UserError(f"There is no preset {name!r}; {hint}")
     task, method = name.split("/")
     of_task, of_method = _read(f"tasks/{task}.yaml"), _read(f"methods/{method}.yaml")

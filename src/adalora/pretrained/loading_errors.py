@@ -11,6 +11,7 @@ from huggingface_hub import constants as hub
 from huggingface_hub import errors as hub_errors
 
 from adalora.errors import UserError
+from adalora.shell import program
 from adalora.storage.hub import limit_waiting
 
 
@@ -35,7 +36,7 @@ def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
             packages = " ".join(package.removeprefix("google.") for package in lacking)
             raise UserError(
                 f"The tokenizer of {name!r} needs what is not installed: type "
-                f"'pip install {packages}'."
+                f"'{program('pip')} install {packages}'."
             ) from error
         if reason := _hub_reason(error):
             raise UserError(

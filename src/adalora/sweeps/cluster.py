@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adalora.errors import UserError
+from adalora.shell import program
 from adalora.sweeps.processes import OUTPUT_FILE, Job, end_all, start
 
 __all__ = ["RayCluster"]
@@ -113,6 +114,6 @@ def _ray() -> Any:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise UserError(
-            "--executor ray needs the package ray: pip install 'adalora[sweep]'."
+            f"--executor ray needs the package ray: {program('pip')} install 'adalora[sweep]'."
         ) from error
     return ray

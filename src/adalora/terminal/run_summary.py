@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adalora.results.places import arrange
+from adalora.results.words import duration
+from adalora.shell import lines_of, short_path
 from adalora.terminal.plan_summary import facts_table
 
 __all__ = ["RunSummary", "Score", "rank_table", "run_summary"]
@@ -71,6 +73,17 @@ class RunSummary:
     warnings: Sequence[str] = ()
 
 
+class _Command:
+    """A shell command that survives copying from an output of any width."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = lines_of(self.command, options.max_width - 2)
+        yield Text("\n".join(f"  {line}" for line in lines), overflow="fold", no_wrap=False)
+
+
 def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
     """Return the kept ranks as a table with totals.
 
@@ -117,34 +130,6 @@ def _score(score: Score) -> str:
     return text if score.majority is None else f"{text} (majority class {score.majority:.4f})"
 
 
-def _shown(path: Path) -> str:
-    """Return the path as short as it can be typed from the current folder."""
-    absolute, here = path.absolute(), Path.cwd()
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-class _Command:
-    """A shell command, continued over lines so that it survives copying from a narrow output."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [""]
-        for word in self.command.split(" "):
-            # Two columns of indentation before the line and two for its continuation mark.
-            if lines[-1] and len(lines[-1]) + 1 + len(word) > options.max_width - 4:
-                lines.append("  " + word)
-            else:
-                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-        yield Text("  " + " \\\n  ".join(lines), overflow="fold", no_wrap=False)
-
-
 def run_summary(run: RunSummary) -> Group:
     """Return the summary as something rich can print at any width."""
     rows: list[tuple[str, str]] = []
@@ -176,9 +161,9 @@ def run_summary(run: RunSummary) -> Group:
             )
         )
     if run.seconds is not None:
-        rows.append(("time", _duration(run.seconds)))
+        rows.append(("time", duration(run.seconds)))
     if run.results is not None:
-        rows.append(("results", _shown(run.results)))
+        rows.append(("results", short_path(run.results)))
     parts: list[RenderableType] = []
     if run.rank_pattern:
         parts.append(rank_table(run.rank_pattern, run.init_rank))

@@ -20,6 +20,7 @@ from adalora.glue.load import TaskData
 from adalora.glue.predictions import result_name, write_predictions
 from adalora.glue.tasks import MINI_PREFIX
 from adalora.results.record import RunRecord
+from adalora.shell import program, short_path, typed
 from adalora.storage.files import write_json
 from adalora.terminal.run_summary import RunSummary, Score, run_summary
 from adalora.training.adaptation import AdaLora
@@ -202,10 +203,14 @@ class Run:
             parameters_total=counts.total,
             seconds=record.seconds,
             results=self.root,
-            next_commands=next_commands(arguments, script) if self.trained else (),
+            next_commands=self._next_commands(script),
             warnings=[warning["message"] for warning in record.warnings],
         )
         Console().print(run_summary(summary))
+
+    def _next_commands(self, script: Path | None) -> Sequence[tuple[str, str]]:
+        pairs = self.data.sentence2_key is not None
+        return next_commands(self.arguments, script, pairs=pairs) if self.trained else ()
 
     def _grown_from(self) -> int:
         """Triplets that the model started with, where ranks grow; 0 where they do not."""
@@ -223,46 +228,52 @@ def _scores(record: RunRecord) -> list[Score]:
     ]
 
 
-def next_commands(arguments: RunArguments, script: Path | None) -> list[tuple[str, str]]:
-    """Commands that lead on from a trained run.
+def next_commands(
+    arguments: RunArguments, script: Path | None, *, pairs: bool = False
+) -> list[tuple[str, str]]:
+    """Commands to go on with after training, as they work from the working directory.
 
     Args:
         arguments: of the run.
         script: the program that ran; None for ``adalora train``.
+        pairs: whether the task is about pairs of texts.
+
+    Returns:
+        Reason and command, one after the other.
     """
-    commands = []
+    run = typed(short_path(Path(str(arguments.training.root_output_dir))))
+    texts = r"printf 'A text.\tAnother text.\n'" if pairs else "echo 'A text to classify.'"
+    commands = [("Use the model", f"{texts} | {program('adalora')} predict {run}")]
     if arguments.training.uses_tensorboard:
-        commands.append(("Watch the curves", f"tensorboard --logdir {arguments.training.log_dir}"))
+        log = typed(short_path(Path(str(arguments.training.log_dir))))
+        commands.append(("Watch the curves", f"{program('tensorboard')} --logdir {log}"))
     task_name = arguments.data.task_name or ""
     if task_name.startswith(MINI_PREFIX):
         task = task_name.removeprefix(MINI_PREFIX)
         if scripts := _task_scripts(script):
-            example = task if f"run_debertav3_{task}.sh" in scripts else "rte"
+            own = scripts.get(f"run_debertav3_{task}") or scripts["run_debertav3_rte"]
             commands.append(
                 (
-                    "The same on the real task, from the official GLUE files",
-                    f"bash scripts/run_debertav3_{example}.sh --data_dir GLUE_FOLDER",
+                    "The same on the real task, from the official GLUE files in GLUE_FOLDER",
+                    f"bash {typed(short_path(own))} --data_dir GLUE_FOLDER",
                 )
             )
-        program = "adalora train" if script is None else f"python {_short(script)}"
+        trainer = f"{program('adalora')} train"
+        if script is not None:
+            trainer = f"{program('python')} {typed(short_path(script))}"
         commands.append(
             (
-                "The same on your own data",
-                f"{program} --model_name_or_path nano --train_file "
-                "train.csv --validation_file dev.csv --do_train --do_eval --apply_adalora "
-                "--root_output_dir output/mine",
+                "The same on your own data, two files with a column label and one or two of text",
+                f"{trainer} --model_name_or_path nano --train_file train.csv --validation_file "
+                "dev.csv --do_train --do_eval --apply_adalora --root_output_dir output/mine",
             )
         )
     return commands
 
 
-def _task_scripts(program: Path | None) -> set[str]:
-    """Names of the project's shell scripts, one per task."""
-    if program is None:
-        return set()
-    return {path.name for path in (program.resolve().parents[2] / "scripts").glob("run_*.sh")}
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def _task_scripts(script: Path | None) -> dict[str, Path]:
+    """The project's shell scripts by name, one per task; none where there is no checkout."""
+    if script is None:
+        return {}
+    folder = script.resolve().parents[2] / "scripts"
+    return {path.stem: path for path in folder.glob("run_debertav3_*.sh")}
