@@ -42,7 +42,7 @@ def test_each_flag_of_the_short_help_is_the_parsers(actions: dict[str, argparse.
 
 
 def test_each_stated_default_is_the_parsers(actions: dict[str, argparse.Action]) -> None:
-    adalora = untuned({"apply_adalora": None})
+    adalora = untuned({"apply_adalora": True})
     stated = re.findall(
         r"^  --(\w+) .*\((?:default: ([^;]+?))?(?:; )?(?:AdaLoRA: (.+))?\)$", HELP, re.M
     )

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adalora.commands.flags import require_our_loralib
 from adalora.commands.train import show_help
 from adalora.errors import exit_with_message
-from adalora.validation import require_our_loralib
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Numbers that no real run or model has, refused before anything is made by them.
+"""Values that no real run or model has, refused before anything is made by them.
 
 A configuration with a million layers is damage, or meant to keep a machine busy; a learning rate
 that is NaN is a slip of the pen. Both would be found out late, or never.
@@ -6,61 +6,112 @@ that is NaN is a slip of the pen. Both would be found out late, or never.
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from adalora.errors import UserError
-from adalora.shell import program
 
 __all__ = [
-    "BELOW_ONE",
-    "DATA_RANGES",
-    "METHOD_RANGES",
-    "TRAINING_RANGES",
+    "COUNT",
+    "FRACTION",
+    "NOT_NEGATIVE",
+    "Interval",
+    "check_flags",
     "check_inside",
     "check_kind",
     "check_model_sizes",
-    "check_numbers",
+    "check_needs",
     "check_one_of",
     "check_real",
     "check_strings",
     "check_whole",
-    "require_our_loralib",
-    "told",
 ]
 
-#: The largest number below 1, for ranges that leave 1 out.
-BELOW_ONE = math.nextafter(1.0, 0.0)
-#: Far beyond any published encoder.
-_MODEL = {
-    "num_hidden_layers": (1, 1_000),
-    "hidden_size": (1, 100_000),
-    "intermediate_size": (1, 1_000_000),
-    "num_attention_heads": (1, 10_000),
-    "vocab_size": (1, 10_000_000),
-    "max_position_embeddings": (1, 10_000_000),
-    "max_relative_positions": (-1, 10_000_000),
-    "position_buckets": (-1, 1_000_000),
-    "type_vocab_size": (0, 10_000),
-    "embedding_size": (1, 100_000),
-}
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers from ``least`` to ``most``; NaN is in none.
+
+    Attributes:
+        least: the lower end.
+        most: the upper end.
+        above: the lower end is left out.
+        below: the upper end is left out.
+    """
+
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        ends = (self.least if self.above else None, self.most if self.below else None)
+        return self.least <= value <= self.most and value not in ends
+
+    def __str__(self) -> str:
+        start, end = "above" if self.above else "at least", "below" if self.below else "at most"
+        return f"{start} {self.least:.10g} and {end} {self.most:.10g}"
 
 
-def check_numbers(arguments: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse a field of ``arguments`` that is out of its range; None is none, and passes.
+COUNT = Interval(1, 1e9)
+NOT_NEGATIVE = Interval(0, 1e9)
+FRACTION = Interval(0, 1, below=True)
+
+
+def check_flags(arguments: object, rules: Mapping[str, Interval | Sequence[str]]) -> None:
+    """Refuse a flag that is outside its interval or none of its words; None is not checked.
+
+    Args:
+        arguments: has the flags as attributes; an enumeration's member counts by its value.
+        rules: flag -> what it may be.
 
     Raises:
         UserError: naming the first.
     """
-    for name, (least, most) in ranges.items():
+    for name, allowed in rules.items():
         value = getattr(arguments, name)
-        # Written so that NaN, which compares with nothing, is refused.
-        if value is not None and not least <= value <= most:
-            raise UserError(f"--{name} is {value}; it must be from {least:.9g} to {most:.9g}.")
+        value = getattr(value, "value", value)
+        if value is None or value in allowed:
+            continue
+        if isinstance(allowed, Interval):
+            raise UserError(f"--{name} is {value}; it must be {allowed}.")
+        *others, last = allowed
+        raise UserError(f"--{name} is {value!r}; choose {', '.join(others)} or {last}.")
+
+
+def check_needs(arguments: Any, needs: Mapping[str, str]) -> None:
+    """Refuse a flag that was changed from its default and has no effect without another.
+
+    Args:
+        arguments: a dataclass of flags.
+        needs: flag -> the flag that it needs.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, needed in needs.items():
+        value = getattr(arguments, name)
+        if value and value != getattr(type(arguments), name) and not getattr(arguments, needed):
+            raise UserError(f"--{name} {value} needs --{needed}, and does nothing without it.")
+
+
+#: Far beyond any published encoder.
+_MODEL_SIZES = {
+    "num_hidden_layers": Interval(1, 1_000),
+    "hidden_size": Interval(1, 100_000),
+    "intermediate_size": Interval(1, 1_000_000),
+    "num_attention_heads": Interval(1, 10_000),
+    "vocab_size": Interval(1, 10_000_000),
+    "max_position_embeddings": Interval(1, 10_000_000),
+    "max_relative_positions": Interval(-1, 10_000_000),
+    "position_buckets": Interval(-1, 1_000_000),
+    "type_vocab_size": Interval(0, 10_000),
+    "embedding_size": Interval(1, 100_000),
+}
 
 
 def check_model_sizes(config: Any, name: str) -> None:
@@ -69,12 +120,12 @@ def check_model_sizes(config: Any, name: str) -> None:
     Raises:
         UserError: naming the first of them.
     """
-    for field, (least, most) in _MODEL.items():
+    for field, allowed in _MODEL_SIZES.items():
         value = getattr(config, field, None)
-        if isinstance(value, int | float) and not least <= value <= most:
+        if isinstance(value, int | float) and value not in allowed:
             raise UserError(
-                f"The configuration of {name!r} says {field} {value}, and from {least} to {most} "
-                "is believed: it is damaged, or meant to do damage; fetch it anew."
+                f"The configuration of {name!r} says {field} {value}, which must be {allowed}: it "
+                "is damaged, or meant to do damage; fetch it anew."
             )
 
 
@@ -124,80 +175,3 @@ def check_inside(file: Any) -> None:
         raise UserError(f"it names a file of {len(str(file))} characters, which no folder can hold")
     if path.is_absolute() or {"..", "."} & set(str(file).split("/")) or re.search(r"[\\:\0]", file):
         raise UserError(f"it names the file {file!r}, which is outside its folder")
-
-
-_REQUIRED_NAMES = ("SVDLinear", "RankAllocator", "compute_orth_regu")
-
-
-def require_our_loralib() -> None:
-    """Check that the importable ``loralib`` is this repository's.
-
-    Raises:
-        UserError: if ``loralib`` is missing, or is a namespace or package without the names of
-            AdaLoRA, or states a version below 1.0.
-    """
-    advice = (
-        "adalora needs the loralib of its own repository, version 1.0 or later: "
-        f"type '{program('pip')} install -e loralib -e .' in the project's root"
-    )
-    try:
-        module = importlib.import_module("loralib")
-    except ModuleNotFoundError as error:
-        if error.name != "loralib":
-            raise
-        raise UserError(f"no loralib is installed; {advice}") from None
-    version = str(getattr(module, "__version__", ""))
-    missing = [name for name in _REQUIRED_NAMES if not hasattr(module, name)]
-    major = version.partition(".")[0]
-    if not missing and major.isdigit() and int(major) >= 1:
-        return
-    found = f"version {version}" if version else "no version stated"
-    if missing:
-        found += f", without {' and '.join(missing)}"
-    origin = getattr(module, "__file__", None) or "a folder that is not a package"
-    raise UserError(f"the wrong loralib is installed ({found}, {origin}); {advice}")
-
-
-def told(text: str) -> dict[str, str]:
-    """The ``metadata`` of a field whose flag is explained by ``text``."""
-    return {"help": text}
-
-
-#: Of DataArguments.
-DATA_RANGES = {"max_seq_length": (4, 10_000_000)}
-#: Of MethodArguments.
-METHOD_RANGES = {
-    "lora_r": (1, 100_000),
-    "lora_alpha": (-1e9, 1e9),
-    "adapter_size": (1, 100_000),
-    "target_total_rank": (0, 1e9),
-    "init_warmup": (0, 1e9),
-    "final_warmup": (0, 1e9),
-    "mask_interval": (1, 1e9),
-    "beta1": (1e-9, BELOW_ONE),
-    "beta2": (1e-9, BELOW_ONE),
-    "reg_orth_coef": (0, 1e9),
-    "reg_loss_wgt": (0, 1e9),
-}
-#: Of AdaLoraTrainingArguments.
-TRAINING_RANGES = {
-    "learning_rate": (0, 1e6),
-    "weight_decay": (0, 1e6),
-    "num_train_epochs": (0, 1e6),
-    "max_steps": (-1, 1e9),
-    "seed": (0, 2**32 - 1),
-    "data_seed": (0, 2**32 - 1),
-    "per_device_train_batch_size": (1, 1e6),
-    "per_device_eval_batch_size": (1, 1e6),
-    "gradient_accumulation_steps": (1, 1e6),
-    "max_grad_norm": (0, 1e9),
-    "adam_beta1": (0, BELOW_ONE),
-    "adam_beta2": (0, BELOW_ONE),
-    "adam_epsilon": (0, 1),
-    "label_smoothing_factor": (0, BELOW_ONE),
-    "neftune_noise_alpha": (0, 1e9),
-    "save_steps": (0, 1e9),
-    "eval_steps": (0, 1e9),
-    "dataloader_num_workers": (0, 1_000),
-    "ddp_timeout": (1, 1e9),
-}

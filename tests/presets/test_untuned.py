@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,10 +79,20 @@ def test_a_total_is_left_as_the_user_gave_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"apply_adalora": "False"}, {"apply_adalora": None, "preset": "rte/lora-0.3M"}]
+    "given", [{}, {"apply_adalora": False}, {"apply_adalora": True, "lora_type": "frd"}]
 )
-def test_nothing_is_added_where_adalora_was_not_asked_for(given: dict[str, str | None]) -> None:
+def test_nothing_is_added_where_adalora_was_not_asked_for(given: dict[str, Any]) -> None:
     assert untuned(given) == {}
+
+
+def test_nothing_is_added_to_a_preset(tmp_path: Path) -> None:
+    words = ["--preset", "rte/adalora-0.3M", "--apply_adalora"]
+    assert parse(*words, folder=tmp_path).method.lora_init == "gaussian"
+
+
+@pytest.mark.parametrize("flag", ["--apply_rankselector", "--apply-adalora", "--apply_adalora=yes"])
+def test_every_spelling_of_the_flag_asks_for_it(flag: str, tmp_path: Path) -> None:
+    assert parse(flag, "--lora-r=8", folder=tmp_path).method.target_rank == 4
 
 
 def test_another_form_is_still_refused_by_name(tmp_path: Path) -> None:

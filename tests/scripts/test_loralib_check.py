@@ -14,7 +14,7 @@ PROGRAM = """
 import sys
 sys.path[:0] = sys.argv[1:]
 from adalora.errors import UserError
-from adalora.validation import require_our_loralib
+from adalora.commands.flags import require_our_loralib
 try:
     require_our_loralib()
 except UserError as error:

@@ -369,7 +369,7 @@ def test_the_name_tells_the_options(flags: dict[str, Any], expected: str) -> Non
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({**LORA, "lora_init": "gausian"}, "choose gaussian or lora or orthogonal or pissa"),
+        ({**LORA, "lora_init": "gausian"}, "choose gaussian, lora, orthogonal or pissa"),
         ({"lora_init": "orthogonal"}, "needs --apply_lora"),
         (
             {**LORA, "lora_type": "svd", "lora_init": "lora", "lora_plus_ratio": 8},
@@ -382,7 +382,7 @@ def test_the_name_tells_the_options(flags: dict[str, Any], expected: str) -> Non
             {**LORA, "lora_type": "svd", "apply_adalora": True, "lora_init": "pissa"},
             "pruning would cut them out",
         ),
-        ({**LORA, "lora_type": "doora"}, "choose frd, svd, dora"),
+        ({**LORA, "lora_type": "doora"}, "choose frd, svd or dora"),
         (
             {**LORA, "lora_type": "dora", "apply_adalora": True},
             "needs --apply_lora --lora_type svd",

@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from adalora.glue.load import DataSource, load_data
 from adalora.pretrained.loading import load_tokenizer
-from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.inputs import DataArguments
 from adalora.training.tokenise import tokenise
 
 

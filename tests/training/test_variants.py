@@ -258,7 +258,7 @@ def test_flags_name_a_variant(words: list[str], name: str, settings: dict[str, A
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*SVD, "--importance_score", "x"], "'x'; choose uncertainty or sensitivity or magnitude"),
+        ([*SVD, "--importance_score", "x"], "'x'; choose uncertainty, sensitivity or magnitude"),
         ([*SVD, "--allocation", "x"], "--allocation is 'x'; choose prune or grow"),
         ([*LORA, "--importance_score", "magnitude"], "does nothing without --apply_adalora"),
         ([*LORA, "--allocation", "grow"], "--allocation grow does nothing without"),

@@ -36,7 +36,7 @@ def main(flags: Sequence[str]) -> int:
     """Export, and say how well the result agrees with the run."""
     arguments = _parser().parse_args(flags)
     find_format(arguments.to)
-    from adalora.validation import require_our_loralib
+    from adalora.commands.flags import require_our_loralib
 
     require_our_loralib()
     from adalora.export.convert import export_run

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from typing import TYPE_CHECKING, NoReturn
 
 from adalora.errors import UserError
+from adalora.shell import program
 
 if TYPE_CHECKING:
     from adalora.inference.classifier import Classifier
 
-__all__ = ["CommandParser", "add_loading_flags", "load_by_flags", "positive"]
+__all__ = ["CommandParser", "add_loading_flags", "load_by_flags", "positive", "require_our_loralib"]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -81,3 +83,35 @@ def load_by_flags(arguments: argparse.Namespace) -> Classifier:
         batch_size=arguments.batch_size,
         base_model=arguments.base_model,
     )
+
+
+_REQUIRED_NAMES = ("SVDLinear", "RankAllocator", "compute_orth_regu")
+
+
+def require_our_loralib() -> None:
+    """Check that the importable ``loralib`` is this repository's.
+
+    Raises:
+        UserError: if ``loralib`` is missing, or is a namespace or package without the names of
+            AdaLoRA, or states a version below 1.0.
+    """
+    advice = (
+        "adalora needs the loralib of its own repository, version 1.0 or later: "
+        f"type '{program('pip')} install -e loralib -e .' in the project's root"
+    )
+    try:
+        module = importlib.import_module("loralib")
+    except ModuleNotFoundError as error:
+        if error.name != "loralib":
+            raise
+        raise UserError(f"no loralib is installed; {advice}") from None
+    version = str(getattr(module, "__version__", ""))
+    missing = [name for name in _REQUIRED_NAMES if not hasattr(module, name)]
+    major = version.partition(".")[0]
+    if not missing and major.isdigit() and int(major) >= 1:
+        return
+    found = f"version {version}" if version else "no version stated"
+    if missing:
+        found += f", without {' and '.join(missing)}"
+    origin = getattr(module, "__file__", None) or "a folder that is not a package"
+    raise UserError(f"the wrong loralib is installed ({found}, {origin}); {advice}")

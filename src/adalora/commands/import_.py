@@ -33,7 +33,7 @@ def _parser() -> CommandParser:
 def main(flags: Sequence[str]) -> int:
     """Import, and say how well the result agrees with PEFT."""
     arguments = _parser().parse_args(flags)
-    from adalora.validation import require_our_loralib
+    from adalora.commands.flags import require_our_loralib
 
     require_our_loralib()
     from adalora.export.peft_import import import_adapter

@@ -21,8 +21,8 @@ def main(flags: Sequence[str]) -> int:
         return 0
     from rich.console import Console
 
+    from adalora.commands.flags import require_our_loralib
     from adalora.terminal.plan_summary import plan_summary
-    from adalora.validation import require_our_loralib
 
     require_our_loralib()
     from adalora.training.arguments.parser import parse_arguments

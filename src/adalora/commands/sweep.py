@@ -37,7 +37,7 @@ def main(flags: Sequence[str]) -> int:
     arguments, given = _parse(flags)
     from rich.console import Console
 
-    from adalora.validation import require_our_loralib
+    from adalora.commands.flags import require_our_loralib
 
     require_our_loralib()
     from adalora.sweeps.cells import cells_of

@@ -52,7 +52,7 @@ def main(flags: Sequence[str]) -> int:
     """Train, evaluate and predict as the flags say."""
     if show_help(flags, program="adalora train"):
         return 0
-    from adalora.validation import require_our_loralib
+    from adalora.commands.flags import require_our_loralib
 
     require_our_loralib()
     from adalora.training import program
@@ -70,7 +70,7 @@ def show_help(flags: Sequence[str], *, program: str = "run_glue.py") -> bool:
     if asked != "--help-all" and list(following) != ["all"]:
         print(HELP.format(program=program), end="")
         return True
-    from adalora.validation import require_our_loralib
+    from adalora.commands.flags import require_our_loralib
 
     require_our_loralib()
     from adalora.training.arguments.parser import build_parser

@@ -8,7 +8,7 @@ in one place. No file says again what another said: each flag has one value and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,9 @@ __all__ = [
     "Preset",
     "Setting",
     "find_preset",
-    "flags_beside",
     "methods",
     "preset_names",
+    "remaining_flags",
     "tasks",
     "untuned",
 ]
@@ -116,42 +116,39 @@ def find_preset(name: str) -> Preset:
     return Preset(name, of_method["title"], task, tuple(row) if row else None, settings)
 
 
-def flags_beside(preset: Preset, given: Sequence[str]) -> dict[str, Any]:
-    """The preset's flags that count beside those that the user gave, by name, which win."""
-    displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
-    return {
-        flag: setting.value for flag, setting in preset.settings.items() if flag not in displaced
-    }
+def remaining_flags(preset: Preset, given: Collection[str]) -> dict[str, Any]:
+    """The preset's flags that the user has not ``given``, nor any that contradicts them."""
+    return _remaining(preset.settings, given)
 
 
-def untuned(given: Mapping[str, str | None]) -> dict[str, Any]:
+def untuned(given: Mapping[str, Any]) -> dict[str, Any]:
     """What AdaLoRA runs with where the user says nothing, by flag; empty without AdaLoRA.
 
     One rank alone decides the other: a run ends with half the rank that it starts with. The start
-    that was searched together with the learning rate is not taken beside another learning rate, so
-    that the original's commands start as they did, nor beside LoRA+, which does not go with it.
+    that was searched together with the learning rate is not combined with another learning rate,
+    so that the original's commands start as they did, nor with LoRA+, which does not go with it.
 
     Args:
-        given: flags of the user's and their values, None for a flag without one.
+        given: flags of the user's and their values.
     """
-    asked = str(given.get("apply_adalora", given.get("apply_rankselector", False))).lower()
-    if asked in ("false", "no", "0") or given.get("lora_type", "svd") != "svd":
+    if not given.get("apply_adalora") or given.get("lora_type", "svd") != "svd":
         return {}
-    if "preset" in given:
-        return {}  # a preset is whole, and is to run as its source says
-    settings = dict(_settings(_read("untuned.yaml")["flags"]))
-    displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
-    found = {flag: setting.value for flag, setting in settings.items() if flag not in displaced}
+    found = _remaining(dict(_settings(_read("untuned.yaml")["flags"])), given)
     if "learning_rate" in given or "lora_plus_ratio" in given:
         found.pop("lora_init", None)
-    start, end = str(given.get("lora_r")), str(given.get("target_rank"))
-    if "target_total_rank" in given or start.isdigit():
+    start, end = given.get("lora_r"), given.get("target_rank")
+    if "target_total_rank" in given:
         found.pop("target_rank", None)
-    if "target_total_rank" not in given and "target_rank" not in given and start.isdigit():
-        found["target_rank"] = max(int(start) // 2, 1)
-    if "lora_r" not in given and end.isdigit():
-        found["lora_r"] = max(2 * int(end), 1)
+    elif start is not None and end is None:
+        found["target_rank"] = max(start // 2, 1)
+    if start is None and end is not None:
+        found["lora_r"] = max(2 * end, 1)
     return found
+
+
+def _remaining(settings: Mapping[str, Setting], given: Collection[str]) -> dict[str, Any]:
+    displaced = {*given, *(_DISPLACES[flag] for flag in given if flag in _DISPLACES)}
+    return {flag: setting.value for flag, setting in settings.items() if flag not in displaced}
 
 
 def _settings(blocks: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Setting]]:

@@ -21,8 +21,8 @@ from adalora.pretrained.dropout import use_fast_dropout
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.pretrained.sdpa import use_fast_attention
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.arguments.inputs import ModelArguments
 from adalora.training.arguments.method import MethodArguments
-from adalora.training.arguments.model import ModelArguments
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.peft_adaptation import PeftAdaLora

@@ -22,7 +22,7 @@ from filelock import FileLock
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adalora.glue.load import TaskData
-from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.inputs import DataArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 __all__ = ["build_collator", "tokenise"]

@@ -1,4 +1,4 @@
-"""The arguments of a run: four dataclasses that check themselves, in the original's names.
+"""The flags of a run: four dataclasses that check themselves, with the original's names.
 
 The flags are those of the original ``run_glue.py`` (facts: QingruZhang/AdaLoRA,
 NLU/examples/text-classification/run_glue.py and NLU/src/transformers/training_args.py) on top of
@@ -8,9 +8,8 @@ command line into them. Every mistake is a ``UserError`` that shows the value an
 
 from __future__ import annotations
 
-from adalora.training.arguments.data import DataArguments
+from adalora.training.arguments.inputs import DataArguments, ModelArguments
 from adalora.training.arguments.method import MethodArguments
-from adalora.training.arguments.model import ModelArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 __all__ = [

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
-from adalora.validation import METHOD_RANGES, check_numbers, told
+from adalora.training.arguments.inputs import flag
+from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags, check_needs
 from loralib import ALLOCATIONS, SCORES
 
 __all__ = ["MethodArguments"]
@@ -18,6 +20,41 @@ __all__ = ["MethodArguments"]
 _LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 _START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
+
+_OPEN_FRACTION = Interval(0, 1, above=True, below=True)
+_SIZE = Interval(1, 100_000)
+# Flag -> what it may be.
+_RULES: dict[str, Interval | Sequence[str]] = {
+    "lora_type": tuple(LORA_LAYERS),
+    "lora_init": tuple(INITIALISATIONS),
+    "lora_scaling": ("standard", "rank_stabilised"),
+    "adapter_type": ("houlsby", "pfeiffer"),
+    "importance_score": SCORES,
+    "allocation": ALLOCATIONS,
+    "lora_r": _SIZE,
+    "lora_alpha": Interval(-1e9, 1e9),
+    "lora_dropout": FRACTION,
+    "lora_plus_ratio": Interval(0, 1e9, above=True),
+    "adapter_size": _SIZE,
+    "reg_loss_wgt": NOT_NEGATIVE,
+    "masking_prob": FRACTION,
+    "reg_orth_coef": NOT_NEGATIVE,
+    "target_rank": NOT_NEGATIVE,
+    "target_total_rank": NOT_NEGATIVE,
+    "init_warmup": NOT_NEGATIVE,
+    "final_warmup": NOT_NEGATIVE,
+    "mask_interval": COUNT,
+    "beta1": _OPEN_FRACTION,
+    "beta2": _OPEN_FRACTION,
+    "tb_writter_loginterval": COUNT,
+}
+# Flag -> the flag without which it does nothing.
+_NEEDS = {
+    **dict.fromkeys(("lora_init", "lora_scaling", "lora_plus_ratio", "lora_path"), "apply_lora"),
+    "reg_orth_coef": "apply_lora",
+    "adapter_path": "apply_adapter",
+    "masking_prob": "reg_loss_wgt",
+}
 
 
 @dataclass
@@ -29,146 +66,104 @@ class MethodArguments:
 
     _argument_group_name: ClassVar[str] = "adaptation method"
 
-    apply_lora: bool = field(default=False, metadata=told("Adapt with low-rank matrices."))
-    lora_type: str = field(
-        default="frd",
-        metadata=told(
-            "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a norm "
-            "for each output."
-        ),
+    apply_lora: bool = flag(False, "Adapt with low-rank matrices.")
+    lora_type: str = flag(
+        "frd",
+        "`frd`: plain LoRA, B·A; `svd`: AdaLoRA's form P·Λ·Q; `dora`: B·A and a norm "
+        "for each output.",
     )
-    lora_module: str = field(
-        default="query,value",
-        metadata=told(
-            f"Adapted matrices, comma-separated: any of {LORA_MODULES}, "
-            "or re:PATTERN over module paths."
-        ),
+    lora_module: str = flag(
+        "query,value",
+        f"Adapted matrices, comma-separated: any of {LORA_MODULES}, "
+        "or re:PATTERN over module paths.",
     )
-    lora_alpha: int = field(
-        default=16, metadata=told("Scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_alpha: int = flag(16, "Scale: the update is multiplied by lora_alpha / lora_r.")
+    lora_r: int | None = flag(None, "Rank of every adapted matrix at the start (init_rank).")
+    lora_dropout: float = flag(0.0, "Dropout on the input of the low-rank update.")
+    lora_init: str = flag(
+        "gaussian",
+        "Where the factors start: `gaussian` (as published), `lora` (svd: as plain LoRA, "
+        "lora_B at zero and lora_E at one), `orthogonal` (orthonormal, so that the penalty "
+        "starts at zero) or `pissa` (the base's principal part).",
     )
-    lora_r: int | None = field(
-        default=None, metadata=told("Rank of every adapted matrix at the start (init_rank).")
+    lora_scaling: str = flag(
+        "standard",
+        "`standard`: lora_alpha / lora_r; `rank_stabilised`: lora_alpha / sqrt(lora_r) (rsLoRA).",
     )
-    lora_dropout: float = field(
-        default=0.0, metadata=told("Dropout on the input of the low-rank update.")
+    lora_plus_ratio: float = flag(
+        1.0,
+        "LoRA+: learning rate of lora_B (with svd, of lora_E) over that of the rest, for "
+        "example 16.",
     )
-    lora_init: str = field(
-        default="gaussian",
-        metadata=told(
-            "Where the factors start: `gaussian` (as published), `lora` (svd: as plain LoRA, "
-            "lora_B at zero and lora_E at one), `orthogonal` (orthonormal, so that the penalty "
-            "starts at zero) or `pissa` (the base's principal part)."
-        ),
+    lora_path: str | None = flag(
+        None, "Start from these LoRA weights: a run's model folder or a .bin file."
     )
-    lora_scaling: str = field(
-        default="standard",
-        metadata=told(
-            "`standard`: lora_alpha / lora_r; `rank_stabilised`: lora_alpha / sqrt(lora_r) "
-            "(rsLoRA)."
-        ),
+    apply_adapter: bool = flag(False, "Adapt with bottleneck adapters.")
+    adapter_path: str | None = flag(None, "Start from these bottleneck adapter weights.")
+    adapter_type: str = flag("houlsby", "`houlsby` or `pfeiffer`.")
+    adapter_size: int = flag(64, "Width of the bottleneck.")
+    peft_config: str | None = flag(
+        None,
+        "Train a method of PEFT instead, for comparison: a JSON file with peft_type and its "
+        "arguments (examples/text-classification/peft/).",
     )
-    lora_plus_ratio: float = field(
-        default=1.0,
-        metadata=told(
-            "LoRA+: learning rate of lora_B (with svd, of lora_E) over that of the rest, for "
-            "example 16."
-        ),
+    apply_bitfit: bool = flag(False, "Train the biases of the base.")
+    reg_loss_wgt: float = flag(
+        0.0, "Weight of the consistency loss between two dropout passes (classification only)."
     )
-    lora_path: str | None = field(
-        default=None,
-        metadata=told("Start from these LoRA weights: a run's model folder or a .bin file."),
+    masking_prob: float = flag(
+        0.0, "Probability of masking a token in the second pass of --reg_loss_wgt."
     )
-    apply_adapter: bool = field(default=False, metadata=told("Adapt with bottleneck adapters."))
-    adapter_path: str | None = field(
-        default=None, metadata=told("Start from these bottleneck adapter weights.")
+    reg_orth_coef: float = flag(0.0, "Coefficient of the orthogonality penalty.")
+    apply_adalora: bool = flag(
+        False,
+        "Allocate a global budget of singular values (needs --apply_lora --lora_type svd). "
+        "--apply_rankselector is the name in the original's MRPC script.",
+        aliases=("--apply_rankselector",),
     )
-    adapter_type: str = field(default="houlsby", metadata=told("`houlsby` or `pfeiffer`."))
-    adapter_size: int = field(default=64, metadata=told("Width of the bottleneck."))
-    peft_config: str | None = field(
-        default=None,
-        metadata=told(
-            "Train a method of PEFT instead, for comparison: a JSON file with peft_type and its "
-            "arguments (examples/text-classification/peft/)."
-        ),
+    prune_lora: bool = flag(
+        False,
+        "Prune plain LoRA (--lora_type frd) by the same score and budget, a column of B with "
+        "its row of A at a time (the paper's table 4); an ablation of --apply_adalora.",
     )
-    apply_bitfit: bool = field(default=False, metadata=told("Train the biases of the base."))
-    reg_loss_wgt: float = field(
-        default=0.0,
-        metadata=told(
-            "Weight of the consistency loss between two dropout passes (classification only)."
-        ),
+    importance_score: str = flag(
+        "uncertainty",
+        "What the budget is allocated by: `uncertainty` (sensitivity times uncertainty, as "
+        "published), `sensitivity` (without the uncertainty) or `magnitude` (of the singular "
+        "value alone); the last two are the paper's table 4.",
     )
-    masking_prob: float = field(
-        default=0.0,
-        metadata=told("Probability of masking a token in the second pass of --reg_loss_wgt."),
+    allocation: str = flag(
+        "prune",
+        "`prune`: ranks fall from --lora_r to --target_rank; `grow`: they start at 1 and grow "
+        "to it, to at most --lora_r in one matrix (in the manner of IncreLoRA).",
     )
-    reg_orth_coef: float = field(
-        default=0.0, metadata=told("Coefficient of the orthogonality penalty.")
+    target_rank: int = flag(16, "Average rank per matrix at the end.")
+    target_total_rank: int | None = flag(
+        None, "Triplets in the whole model at the end; overrides --target_rank."
     )
-    apply_adalora: bool = field(
-        default=False,
-        metadata={
-            "help": "Allocate a global budget of singular values (needs --apply_lora "
-            "--lora_type svd). --apply_rankselector is the name in the original's MRPC script.",
-            "aliases": ["--apply_rankselector"],
-        },
+    init_warmup: float = flag(
+        4500, "Steps before the budget shrinks; below 1, a fraction of all steps."
     )
-    prune_lora: bool = field(
-        default=False,
-        metadata=told(
-            "Prune plain LoRA (--lora_type frd) by the same score and budget, a column of B with "
-            "its row of A at a time (the paper's table 4); an ablation of --apply_adalora."
-        ),
+    final_warmup: float = flag(
+        12000, "Last steps with a fixed budget; below 1, a fraction of all steps."
     )
-    importance_score: str = field(
-        default="uncertainty",
-        metadata=told(
-            "What the budget is allocated by: `uncertainty` (sensitivity times uncertainty, as "
-            "published), `sensitivity` (without the uncertainty) or `magnitude` (of the singular "
-            "value alone); the last two are the paper's table 4."
-        ),
-    )
-    allocation: str = field(
-        default="prune",
-        metadata=told(
-            "`prune`: ranks fall from --lora_r to --target_rank; `grow`: they start at 1 and grow "
-            "to it, to at most --lora_r in one matrix (in the manner of IncreLoRA)."
-        ),
-    )
-    target_rank: int = field(default=16, metadata=told("Average rank per matrix at the end."))
-    target_total_rank: int | None = field(
-        default=None,
-        metadata=told("Triplets in the whole model at the end; overrides --target_rank."),
-    )
-    init_warmup: float = field(
-        default=4500,
-        metadata=told("Steps before the budget shrinks; below 1, a fraction of all steps."),
-    )
-    final_warmup: float = field(
-        default=12000,
-        metadata=told("Last steps with a fixed budget; below 1, a fraction of all steps."),
-    )
-    mask_interval: int = field(default=10, metadata=told("Steps between two allocations."))
-    beta1: float = field(default=0.85, metadata=told("Average of the sensitivity."))
-    beta2: float = field(default=0.85, metadata=told("Average of its uncertainty."))
-    tb_writter_loginterval: int = field(
-        default=500, metadata=told("Steps between TensorBoard records of ranks and penalty.")
+    mask_interval: int = flag(10, "Steps between two allocations.")
+    beta1: float = flag(0.85, "Average of the sensitivity.")
+    beta2: float = flag(0.85, "Average of its uncertainty.")
+    tb_writter_loginterval: int = flag(
+        500, "Steps between TensorBoard records of ranks and penalty."
     )
 
     def __post_init__(self) -> None:
-        if self.lora_type not in LORA_LAYERS:
-            raise UserError(f"--lora_type is {self.lora_type!r}; choose {', '.join(LORA_LAYERS)}.")
-        if self.lora_init not in INITIALISATIONS:
-            raise UserError(
-                f"--lora_init is {self.lora_init!r}; choose {' or '.join(INITIALISATIONS)}."
-            )
-        if self.lora_init == "pissa" and self.allocates:
-            flag = "--apply_adalora" if self.apply_adalora else "--prune_lora"
-            raise UserError(
-                f"--lora_init pissa and {flag} do not go together: the triplets would be "
-                "the base's own principal ones, and pruning would cut them out of it."
-            )
+        check_flags(self, _RULES)
+        check_needs(self, _NEEDS)
+        self._check_allocation()
+        self._check_lora()
+        self.peft_values = self._read_peft()
+
+    def _check_lora(self) -> None:
+        if self.apply_lora and self.lora_r is None:
+            raise UserError("--apply_lora needs --lora_r, for example --lora_r 8.")
         if self.lora_init == "pissa" and self.lora_path:
             raise UserError(
                 f"--lora_init pissa computes where to start from, and --lora_path {self.lora_path} "
@@ -179,99 +174,46 @@ class MethodArguments:
                 f"--lora_plus_ratio {self.lora_plus_ratio:g} raises the learning rate of lora_E, "
                 "which --lora_init lora does not start at zero; leave one of the two out."
             )
-        if self.lora_init != "gaussian" and not self.apply_lora:
-            raise UserError(f"--lora_init {self.lora_init} needs --apply_lora.")
-        if self.lora_scaling != "standard" and not self.apply_lora:
-            raise UserError(f"--lora_scaling {self.lora_scaling} needs --apply_lora.")
-        if self.lora_scaling not in ("standard", "rank_stabilised"):
-            raise UserError(
-                f"--lora_scaling is {self.lora_scaling!r}; choose standard or rank_stabilised."
-            )
-        if self.adapter_type not in ("houlsby", "pfeiffer"):
-            raise UserError(f"--adapter_type is {self.adapter_type!r}; choose houlsby or pfeiffer.")
+
+    def _check_allocation(self) -> None:
+        here = f"here apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}."
         if self.apply_adalora and not (self.apply_lora and self.lora_type == "svd"):
             raise UserError(
                 "--apply_adalora needs --apply_lora --lora_type svd: it prunes singular values, "
-                f"and here apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}. "
-                "To prune plain LoRA, give --prune_lora instead."
+                f"and {here} To prune plain LoRA, give --prune_lora instead."
             )
-        self._check_variants()
-        if self.apply_lora and (self.lora_r is None or self.lora_r < 1):
-            raise UserError(
-                f"--apply_lora needs --lora_r of at least 1, for example --lora_r 8; "
-                f"got {self.lora_r}."
-            )
-        if not (self.lora_plus_ratio > 0 and math.isfinite(self.lora_plus_ratio)):
-            raise UserError(f"--lora_plus_ratio is {self.lora_plus_ratio}; it must be above 0.")
-        if self.lora_plus_ratio != 1 and not self.apply_lora:
-            raise UserError(f"--lora_plus_ratio {self.lora_plus_ratio} needs --apply_lora.")
-        if self.lora_path and not self.apply_lora:
-            raise UserError(f"--lora_path {self.lora_path} needs --apply_lora.")
-        if self.adapter_path and not self.apply_adapter:
-            raise UserError(f"--adapter_path {self.adapter_path} needs --apply_adapter.")
-        if self.reg_orth_coef and not self.apply_lora:
-            raise UserError(f"--reg_orth_coef {self.reg_orth_coef} needs --apply_lora.")
-        self._check_peft()
-        if self.masking_prob and not self.reg_loss_wgt:
-            raise UserError(
-                f"--masking_prob {self.masking_prob} masks the second pass of the consistency "
-                "loss and does nothing without --reg_loss_wgt above 0."
-            )
-        at_least: tuple[tuple[str, float, float], ...] = (
-            ("adapter_size", self.adapter_size, 1),
-            ("mask_interval", self.mask_interval, 1),
-            ("tb_writter_loginterval", self.tb_writter_loginterval, 1),
-            ("target_rank", self.target_rank, 0),
-            ("init_warmup", self.init_warmup, 0),
-            ("final_warmup", self.final_warmup, 0),
-            ("reg_orth_coef", self.reg_orth_coef, 0),
-            ("reg_loss_wgt", self.reg_loss_wgt, 0),
-        )
-        for name, value, least in at_least:
-            if not value >= least:
-                raise UserError(f"--{name} is {value}; it must be at least {least}.")
-        for name, value in (
-            ("lora_dropout", self.lora_dropout),
-            ("masking_prob", self.masking_prob),
-        ):
-            if not 0 <= value < 1:
-                raise UserError(f"--{name} is {value}; it must be at least 0 and below 1.")
-        check_numbers(self, METHOD_RANGES)
-
-    def _check_variants(self) -> None:
-        """Variants of the allocation, which do nothing where nothing is allocated."""
         if self.prune_lora and not (self.apply_lora and self.lora_type == "frd"):
             raise UserError(
-                "--prune_lora needs --apply_lora --lora_type frd: it prunes plain LoRA, and here "
-                f"apply_lora is {self.apply_lora} and lora_type is {self.lora_type!r}."
+                f"--prune_lora needs --apply_lora --lora_type frd: it prunes plain LoRA, and {here}"
             )
-        for name, value, known in (
-            ("importance_score", self.importance_score, SCORES),
-            ("allocation", self.allocation, ALLOCATIONS),
-        ):
-            if value not in known:
-                raise UserError(f"--{name} is {value!r}; choose {' or '.join(known)}.")
-            if value != known[0] and not self.allocates:
+        for name in ("importance_score", "allocation"):
+            value = getattr(self, name)
+            if value != getattr(type(self), name) and not self.allocates:
                 raise UserError(
                     f"--{name} {value} does nothing without --apply_adalora or --prune_lora."
                 )
+        if self.lora_init == "pissa" and self.allocates:
+            flag = "--apply_adalora" if self.apply_adalora else "--prune_lora"
+            raise UserError(
+                f"--lora_init pissa and {flag} do not go together: the triplets would be "
+                "the base's own principal ones, and pruning would cut them out of it."
+            )
 
-    @property
-    def allocates(self) -> bool:
-        """Whether a budget of ranks is allocated over the matrices."""
-        return self.apply_adalora or self.prune_lora
-
-    def _check_peft(self) -> None:
-        """PEFT's methods stand alone: their loss and their layers are PEFT's."""
-        self.peft_values: dict[str, Any] | None = None
+    def _read_peft(self) -> dict[str, Any] | None:
+        """The arguments of PEFT's method, which stands alone: its loss and layers are PEFT's."""
         if self.peft_config is None:
-            return
+            return None
         for name in ("apply_lora", "apply_adapter", "apply_bitfit", "reg_loss_wgt"):
             if getattr(self, name):
                 raise UserError(
                     f"--peft_config {self.peft_config} and --{name} are two methods; give one."
                 )
-        self.peft_values = read_peft_values(self.peft_config)
+        return read_peft_values(self.peft_config)
+
+    @property
+    def allocates(self) -> bool:
+        """Whether a budget of ranks is allocated over the matrices."""
+        return self.apply_adalora or self.prune_lora
 
     @property
     def scaled_alpha(self) -> float:

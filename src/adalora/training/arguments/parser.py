@@ -10,8 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,16 +19,15 @@ import yaml
 from transformers import HfArgumentParser
 
 from adalora.errors import UserError
-from adalora.presets import find_preset, flags_beside, untuned
-from adalora.training.arguments.data import DataArguments
+from adalora.presets import find_preset, remaining_flags, untuned
+from adalora.training.arguments.inputs import DataArguments, ModelArguments
 from adalora.training.arguments.method import MethodArguments
-from adalora.training.arguments.model import ModelArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 __all__ = ["RunArguments", "parse_arguments"]
 
 #: Flags of the original's transformers fork that cannot mean anything today, and why.
-REFUSED_FLAGS = {
+RETIRED_FLAGS = {
     "fp16_opt_level": "it chose an NVIDIA apex level; use --fp16 or --bf16",
     "fp16_backend": "it chose between apex and torch; torch's autocast is the only one, --fp16",
     "tpu_num_cores": "TPUs are not supported",
@@ -49,7 +48,7 @@ EPILOG = """examples:
 
 
 class RunArguments(NamedTuple):
-    """Everything a run is told."""
+    """All flags of a run, in four groups."""
 
     model: ModelArguments
     method: MethodArguments
@@ -94,16 +93,13 @@ def parse_arguments(
     parser = build_parser(program)
     if len(arguments) == 1 and not arguments[0].startswith("-"):
         return RunArguments(*_parse_file(parser, Path(arguments[0])))
-    _refuse_retired(arguments)
-    parsed = parser.parse_args_into_dataclasses(
-        args=_with_untuned(_with_preset(arguments)),
-        return_remaining_strings=True,
-        look_for_args_file=False,
-    )
-    *dataclasses, remaining = parsed
-    if remaining:
-        _refuse_unknown(parser, remaining)
-    return RunArguments(*dataclasses)
+    defaults = _defaults(_given(arguments))
+    # As words, which argparse reads as it reads the command line's.
+    parser.set_defaults(**{name: str(value) for name, value in defaults.items()})
+    for action in parser._actions:
+        action.required = action.required and action.dest not in defaults
+    parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    return RunArguments(*parsed)
 
 
 def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
@@ -117,69 +113,44 @@ def _parse_file(parser: HfArgumentParser, path: Path) -> tuple[Any, ...]:
         raise UserError(f"The file of flags {str(path)!r} does not exist.")
     try:
         values = reader(path.read_text(encoding="utf-8"))
-        if isinstance(values, dict) and values.get("preset") is not None:
-            values = flags_beside(find_preset(str(values["preset"])), list(values)) | values
-        if isinstance(values, dict) and "apply_adalora" in values:
-            values = untuned({name: str(value) for name, value in values.items()}) | values
-        return tuple(parser.parse_dict(values))
+        return tuple(parser.parse_dict(_defaults(values) | values))
     except UserError:
         raise
     except Exception as error:  # every reader raises its own kind for a malformed file
         raise UserError(f"The file of flags {str(path)!r} could not be read: {error}") from error
 
 
-def _with_preset(arguments: list[str]) -> list[str]:
-    """The command line with the flags of its ``--preset`` before it, so that its own count.
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """Flag -> value, of those flags alone that stand on the command line."""
+    parser = build_parser()
+    for action in parser._actions:
+        action.default, action.required = SUPPRESS, False
+    known, remaining = parser.parse_known_args(arguments)
+    if remaining:
+        _refuse_unknown(parser, remaining)
+    return vars(known)
+
+
+def _defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts where the user says nothing: a preset's flags, or those of AdaLoRA.
 
     Raises:
         UserError: if there is no such preset.
     """
-    words = [word.partition("=") for word in arguments if word.startswith("--")]
-    given = [name.removeprefix("--").replace("-", "_") for name, _, _ in words]
-    if "preset" not in given:
-        return arguments
-    *_, last = (place for place, word in enumerate(arguments) if word.split("=")[0] == "--preset")
-    following = arguments[last + 1 : last + 2]
-    name = arguments[last].partition("=")[2] or "".join(following)
-    if not name or name.startswith("-"):
-        return arguments  # argparse says what is missing
-    expanded = []
-    for flag, value in flags_beside(find_preset(name), given).items():
-        expanded += [f"--{flag}", str(value)]
-    return [*expanded, *arguments]
-
-
-def _with_untuned(arguments: list[str]) -> list[str]:
-    """The command line with what AdaLoRA runs with untuned before it, so that its own count."""
-    expanded = []
-    for flag, value in untuned(_values(arguments)).items():
-        expanded += [f"--{flag}", str(value)]
-    return [*expanded, *arguments]
-
-
-def _values(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Flag -> its value on a command line, the last where it stands twice."""
-    found: dict[str, str | None] = {}
-    for word, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        if word.startswith("--"):
-            name, equals, value = word.removeprefix("--").partition("=")
-            after = None if following.startswith("--") else following
-            found[name.replace("-", "_")] = value if equals else after
-    return found
-
-
-def _refuse_retired(arguments: Sequence[str]) -> None:
-    for argument in arguments:
-        name = argument.removeprefix("--").split("=")[0].replace("-", "_")
-        if argument.startswith("--") and name in REFUSED_FLAGS:
-            raise UserError(f"--{name} is refused: {REFUSED_FLAGS[name]}.")
+    if given.get("preset") is not None:
+        return remaining_flags(find_preset(str(given["preset"])), given)
+    return untuned(given)
 
 
 def _refuse_unknown(parser: HfArgumentParser, remaining: Sequence[str]) -> NoReturn:
-    flags = [flag for action in parser._actions for flag in action.option_strings]
     unknown = next((word for word in remaining if word.startswith("-")), remaining[0])
-    nearest = difflib.get_close_matches(unknown.split("=")[0], flags, n=1)
     if not unknown.startswith("-"):
         raise UserError(f"The word {unknown!r} on the command line belongs to no flag.")
+    name = unknown.partition("=")[0]
+    retired = RETIRED_FLAGS.get(name.removeprefix("--").replace("-", "_"))
+    if retired is not None:
+        raise UserError(f"{name} is refused: {retired}.")
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    nearest = difflib.get_close_matches(name, flags, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else "--help all lists every flag."
     raise UserError(f"There is no flag {unknown}; {hint}")

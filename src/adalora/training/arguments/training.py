@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -18,11 +19,44 @@ from adalora.runtime.launch import (
     check_job,
     refused_sharding,
 )
-from adalora.validation import TRAINING_RANGES, check_numbers, told
+from adalora.training.arguments.inputs import flag
+from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags
 
 __all__ = ["AdaLoraTrainingArguments"]
 
 logger = logging.getLogger(__name__)
+
+_SEED = Interval(0, 2**32 - 1)
+_RATE = Interval(0, 1e6)
+_BATCH = Interval(1, 1e6)
+_WHEN = ("no", "steps", "epoch")
+# Flag -> what it may be.
+_RULES: dict[str, Interval | Sequence[str]] = {
+    "learning_rate": _RATE,
+    "weight_decay": _RATE,
+    "num_train_epochs": _RATE,
+    "max_steps": Interval(-1, 1e9),
+    "warmup_ratio": FRACTION,
+    "per_device_train_batch_size": _BATCH,
+    "per_device_eval_batch_size": _BATCH,
+    "gradient_accumulation_steps": _BATCH,
+    "max_grad_norm": NOT_NEGATIVE,
+    "adam_beta1": FRACTION,
+    "adam_beta2": FRACTION,
+    "adam_epsilon": Interval(0, 1),
+    "label_smoothing_factor": FRACTION,
+    "neftune_noise_alpha": NOT_NEGATIVE,
+    "cls_dropout": FRACTION,
+    "eval_strategy": _WHEN,
+    "logging_strategy": _WHEN,
+    "eval_steps": NOT_NEGATIVE,
+    "save_steps": NOT_NEGATIVE,
+    "early_stopping_patience": COUNT,
+    "seed": _SEED,
+    "data_seed": _SEED,
+    "dataloader_num_workers": Interval(0, 1_000),
+    "ddp_timeout": COUNT,
+}
 
 
 @dataclass
@@ -37,68 +71,46 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
-    root_output_dir: str | None = field(
-        default=None,
-        metadata=told(
-            "Folder of the run: model/ (artefact and checkpoints), log/ (TensorBoard), log.txt "
-            "and results. --output_dir is taken for it when this is not given."
-        ),
+    root_output_dir: str | None = flag(
+        None,
+        "Folder of the run: model/ (artefact and checkpoints), log/ (TensorBoard), log.txt "
+        "and results. --output_dir is taken for it when this is not given.",
     )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata=told(
-            "Start again where an earlier run left files; they are replaced. With "
-            "--resume_from_checkpoint the run resumes all the same, and nothing is removed."
-        ),
+    overwrite_output_dir: bool = flag(
+        False,
+        "Start again where an earlier run left files; they are replaced. With "
+        "--resume_from_checkpoint the run resumes all the same, and nothing is removed.",
     )
-    force_resume: bool = field(
-        default=False,
-        metadata=told(
-            "Resume although flags that decide the result of the run were changed; what cannot "
-            "fit (other ranks or matrices, another optimizer) is refused all the same."
-        ),
+    force_resume: bool = flag(
+        False,
+        "Resume although flags that decide the result of the run were changed; what cannot "
+        "fit (other ranks or matrices, another optimizer) is refused all the same.",
     )
-    evaluation_strategy: str | None = field(
-        default=None, metadata=told("Old name of --eval_strategy: no, steps or epoch.")
+    evaluation_strategy: str | None = flag(None, "Old name of --eval_strategy: no, steps or epoch.")
+    warmup_ratio: float | None = flag(None, "Learning-rate warm-up as a fraction of all steps.")
+    early_stopping_patience: int | None = flag(
+        None,
+        "Stop after this many evaluations in a row without a better one; under AdaLoRA those "
+        "at the final budget count. Needs --eval_strategy and --load_best_model_at_end.",
     )
-    warmup_ratio: float | None = field(
-        default=None, metadata=told("Learning-rate warm-up as a fraction of all steps.")
+    cls_dropout: float | None = flag(
+        None, "Dropout before the classifier; default: the model's own."
     )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata=told(
-            "Stop after this many evaluations in a row without a better one; under AdaLoRA those "
-            "at the final budget count. Needs --eval_strategy and --load_best_model_at_end."
-        ),
+    no_cuda: bool = flag(False, "Old name of --use_cpu.")
+    use_deterministic_algorithms: bool = flag(
+        False, "Only deterministic kernels; an operation without one is an error."
     )
-    cls_dropout: float | None = field(
-        default=None, metadata=told("Dropout before the classifier; default: the model's own.")
+    per_gpu_train_batch_size: int | None = flag(None, "Old name of --per_device_train_batch_size.")
+    per_gpu_eval_batch_size: int | None = flag(None, "Old name of --per_device_eval_batch_size.")
+    adafactor: bool = flag(False, "Old name of --optim adafactor.")
+    group_by_length: bool = flag(False, "Old name of --train_sampling_strategy group_by_length.")
+    shard_base: bool = flag(
+        False,
+        "Shard the frozen base over the processes (FSDP2) instead of keeping it whole in "
+        "each; results and checkpoints are the same. --fsdp is taken for it.",
     )
-    no_cuda: bool = field(default=False, metadata=told("Old name of --use_cpu."))
-    use_deterministic_algorithms: bool = field(
-        default=False,
-        metadata=told("Only deterministic kernels; an operation without one is an error."),
-    )
-    per_gpu_train_batch_size: int | None = field(
-        default=None, metadata=told("Old name of --per_device_train_batch_size.")
-    )
-    per_gpu_eval_batch_size: int | None = field(
-        default=None, metadata=told("Old name of --per_device_eval_batch_size.")
-    )
-    adafactor: bool = field(default=False, metadata=told("Old name of --optim adafactor."))
-    group_by_length: bool = field(
-        default=False, metadata=told("Old name of --train_sampling_strategy group_by_length.")
-    )
-    shard_base: bool = field(
-        default=False,
-        metadata=told(
-            "Shard the frozen base over the processes (FSDP2) instead of keeping it whole in "
-            "each; results and checkpoints are the same. --fsdp is taken for it."
-        ),
-    )
-    report_to: None | str | list[str] = field(  # noqa: RUF036 - the parser reads the order
-        default="tensorboard",
-        metadata=told("Where logs go: tensorboard, wandb, ..., all or none."),
+    report_to: None | str | list[str] = flag(  # noqa: RUF009, RUF036 - the parser reads the order
+        "tensorboard", "Where logs go: tensorboard, wandb, ..., all or none."
     )
 
     def __post_init__(self) -> None:
@@ -134,14 +146,9 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         """Carry the values of flags that transformers renamed or removed to where they live now."""
         if self.evaluation_strategy is not None:
             self.eval_strategy = self.evaluation_strategy
-        if self.warmup_ratio is not None:
-            if not 0 <= self.warmup_ratio < 1:
-                raise UserError(
-                    f"--warmup_ratio is {self.warmup_ratio}; it must be at least 0 and below 1."
-                )
-            # transformers 5 reads a warm-up below 1 as a fraction; explicit steps win, as in 4.4.
-            if not self.warmup_steps:
-                self.warmup_steps = self.warmup_ratio
+        # transformers 5 reads a warm-up below 1 as a fraction; explicit steps win, as in 4.4.
+        if self.warmup_ratio is not None and not self.warmup_steps:
+            self.warmup_steps = self.warmup_ratio
         if self.per_gpu_train_batch_size is not None:
             self.per_device_train_batch_size = self.per_gpu_train_batch_size
         if self.per_gpu_eval_batch_size is not None:
@@ -223,37 +230,20 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                 )
 
     def _check(self) -> None:
-        for name, value in (
-            ("eval_strategy", self.eval_strategy),
-            ("logging_strategy", self.logging_strategy),
-        ):
-            if str(getattr(value, "value", value)) not in ("no", "steps", "epoch"):
-                raise UserError(f"--{name} is {value!r}; choose no, steps or epoch.")
-        if self.cls_dropout is not None and not 0 <= self.cls_dropout < 1:
-            raise UserError(
-                f"--cls_dropout is {self.cls_dropout}; it must be at least 0 and below 1."
-            )
+        check_flags(self, _RULES)
         patience = self.early_stopping_patience
-        if patience is not None:
-            if patience < 1:
-                raise UserError(f"--early_stopping_patience is {patience}; it must be at least 1.")
-            strategy = str(getattr(self.eval_strategy, "value", self.eval_strategy))
-            if strategy == "no" or not self.load_best_model_at_end:
-                raise UserError(
-                    f"--early_stopping_patience {patience} compares evaluations and ends with the "
-                    "best model, so it needs --eval_strategy epoch --save_strategy epoch "
-                    "--load_best_model_at_end (or steps in both places)."
-                )
-        positive = ("per_device_train_batch_size", "per_device_eval_batch_size")
-        for name in (*positive, "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        strategy = getattr(self.eval_strategy, "value", self.eval_strategy)
+        if patience is not None and (strategy == "no" or not self.load_best_model_at_end):
+            raise UserError(
+                f"--early_stopping_patience {patience} compares evaluations and ends with the "
+                "best model, so it needs --eval_strategy epoch --save_strategy epoch "
+                "--load_best_model_at_end (or steps in both places)."
+            )
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
             raise UserError(
                 f"--num_train_epochs is {self.num_train_epochs}; it must be above 0 "
                 "where --max_steps is not given."
             )
-        check_numbers(self, TRAINING_RANGES)
 
     @property
     def uses_tensorboard(self) -> bool:
