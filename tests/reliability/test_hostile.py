@@ -227,7 +227,7 @@ def test_an_absurd_size_in_a_configuration_is_refused_before_anything_is_made(
 ) -> None:
     config = json.loads((nano_path() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
-    with pytest.raises(UserError, match=f"says {field} {value}, and from"):
+    with pytest.raises(UserError, match=f"says {field} {value}, which must be"):
         load_config(str(tmp_path), num_labels=2)
 
 
