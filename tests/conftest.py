@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 #: Large files that a clone does not have.
 SHARED = PROJECT_ROOT.parent / "shared"
+
+# The suite asks no network; the libraries read this when they are imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def pytest_configure() -> None:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from tests.models import NO_DROPOUT, deberta_v3_config, tiny_config
 from torch import Tensor, nn
 from transformers import (
-    BertConfig,
     BertForSequenceClassification,
-    DebertaV2Config,
     DebertaV2ForSequenceClassification,
     PreTrainedModel,
 )
@@ -82,30 +81,17 @@ def build(case: Case) -> tuple[PreTrainedModel, AdaLora | None]:
     sizes: dict[str, Any] = {
         "vocab_size": 50,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
         "intermediate_size": 48,
         "max_position_embeddings": 32,
         "num_labels": 3,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
+        **NO_DROPOUT,
     }
     model: PreTrainedModel
     if case.encoder == "deberta":
-        config = DebertaV2Config(
-            **sizes,
-            relative_attention=True,
-            position_buckets=8,
-            norm_rel_ebd="layer_norm",
-            share_att_key=True,
-            pos_att_type="p2c|c2p",
-            type_vocab_size=0,
-            position_biased_input=False,
-            pooler_dropout=0.0,
-        )
+        config = deberta_v3_config(**sizes, pooler_dropout=0.0)
         model = patch(DebertaV2ForSequenceClassification(config), unpad=case.unpadded)
     else:
-        model = BertForSequenceClassification(BertConfig(**sizes, classifier_dropout=0.0))
+        model = BertForSequenceClassification(tiny_config("bert", **sizes, classifier_dropout=0.0))
         use_fast_attention(model)
     if case.method in ("frd", "svd", "dora"):
         add_lora(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from tests.models import deberta_v3_config
+from transformers import AutoModelForSequenceClassification
 
 import loralib
 from adalora.adapters.bottleneck import add_bottleneck
@@ -81,20 +82,13 @@ def test_the_seed_decides_the_adapters(tiny):
 @pytest.mark.parametrize("rank", [1, 2, 8])
 def test_deberta_v3_counts_follow_the_formula(size, rank):
     layers, width, inner = DEBERTA_V3[size]
-    config = AutoConfig.for_model(
-        "deberta-v2",
+    config = deberta_v3_config(
         vocab_size=128100,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
         intermediate_size=inner,
-        relative_attention=True,
-        pos_att_type="p2c|c2p",
-        share_att_key=True,
         position_buckets=256,
-        norm_rel_ebd="layer_norm",
-        type_vocab_size=0,
-        position_biased_input=False,
         pooler_hidden_size=width,
     )
     with torch.device("meta"):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from tests.models import deberta_v3_config
+from transformers import DebertaV2ForSequenceClassification
 
 PROGRAM = """
 import json, sys
@@ -80,19 +81,12 @@ print(json.dumps(steps))
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A DeBERTaV3 of 38 million parameters in two number types; most of it is one table."""
     root = tmp_path_factory.mktemp("bases")
-    config = DebertaV2Config(
+    config = deberta_v3_config(
         vocab_size=60_000,
         hidden_size=512,
-        num_hidden_layers=2,
         num_attention_heads=8,
         intermediate_size=2048,
-        relative_attention=True,
         position_buckets=64,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type="p2c|c2p",
-        position_biased_input=False,
-        type_vocab_size=0,
     )
     torch.manual_seed(0)
     model = DebertaV2ForSequenceClassification(config)

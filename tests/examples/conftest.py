@@ -1,4 +1,4 @@
-"""The example program in processes of its own, as users start it."""
+"""The example program in this process, and in processes of its own as users start it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = PROJECT_ROOT / "examples" / "text-classification" / "run_glue.py"
+from tests.program import PROGRAM, PROJECT_ROOT, SMALL, mnli_run
 
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
-#: AdaLoRA on the built-in model for a dozen steps.
-SMALL = (
-    *("--model_name_or_path", "nano", "--apply_lora", "--apply_adalora", "--lora_type", "svd"),
-    *("--lora_module", "query,key,value,intermediate,layer.output,attention.output"),
-    *("--lora_r", "2", "--target_rank", "1", "--reg_orth_coef", "0.1"),
-    *("--init_warmup", "2", "--final_warmup", "4", "--mask_interval", "2"),
-    *("--per_device_train_batch_size", "8", "--learning_rate", "2e-3", "--max_seq_length", "48"),
-    *("--max_steps", "12", "--max_val_samples", "64", "--seed", "6", "--disable_tqdm", "True"),
-)
 
 
 def free_port() -> str:
@@ -106,7 +95,8 @@ def program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_program() -> Start:
+def start_program() -> Start:
+    """Starts the program in a process of its own, or in several through torchrun."""
     return launch
 
 
@@ -123,11 +113,4 @@ def small() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished run of mini-mnli with training, evaluation and prediction, and what it printed."""
-    root: Path = tmp_path_factory.mktemp("run") / "mnli"
-    done = launch(
-        *SMALL,
-        *("--task_name", "mini-mnli", "--do_train", "--do_eval", "--do_predict"),
-        *("--max_test_samples", "40", "--root_output_dir", str(root), "--logging_steps", "4"),
-        *("--save_steps", "6", "--tb_writter_loginterval", "2"),
-    )
-    return root, done.stdout + done.stderr
+    return mnli_run(tmp_path_factory)

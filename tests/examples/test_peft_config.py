@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.program import run_program
 
 from adalora.cli import main
 
@@ -21,7 +22,7 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, run_program: Any) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of PEFT's AdaLoRA."""
     root: Path = tmp_path_factory.mktemp("peft") / "run"
     values = json.loads((EXAMPLES / "adalora.json").read_text(encoding="utf-8"))

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from adalora.cli import main
 from adalora.results.record import RunRecord
 
 
 def test_a_run_of_the_program_has_a_report_with_every_picture(
-    trained: tuple[Path, str], run_command: Any, tmp_path: Path
+    trained: tuple[Path, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip(
         "adalora.training.make_record", reason="needs a runner that writes run.json"
     )
     root, _ = trained
     report = tmp_path / "report"
-    done = run_command([sys.executable, "-m", "adalora", "report", root, "-o", report])
-    assert str(report / "index.html") in done.stdout
+    assert main(["report", str(root), "-o", str(report)]) == 0
+    assert str(report / "index.html") in capsys.readouterr().out
     page = (report / "index.html").read_text(encoding="utf-8")
     record = RunRecord.read(root)
     assert set(record.scores) == {"validation_matched", "validation_mismatched"}

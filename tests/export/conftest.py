@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models import tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -41,24 +41,13 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] a good bad film plot is was not very the it".sp
 def _make_base(folder: Path, model_type: str, num_labels: int, dtype: torch.dtype) -> None:
     extra = {"embedding_size": 24} if model_type == "electra" else {}
     if model_type.startswith("deberta"):
-        extra = {
-            "relative_attention": True,
-            "pos_att_type": ["c2p", "p2c"],
-            "share_att_key": True,
-            "position_buckets": 8,
-            "norm_rel_ebd": "layer_norm",
-            "max_relative_positions": 16,
-            "type_vocab_size": 0,
-        }
-    config = AutoConfig.for_model(
+        extra = {"type_vocab_size": 0}
+    config = tiny_config(
         model_type,
         vocab_size=len(WORDS) + 30,
         hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=40,
-        pad_token_id=0,
         num_labels=num_labels,
         initializer_range=0.2,
         **extra,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.program import mnli_run
 
 from adalora.adapters.bottleneck import add_bottleneck
 from adalora.adapters.freeze import freeze_base
@@ -21,15 +20,6 @@ from adalora.artefact.writer import save_artefact
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
-FLAGS = (
-    *("--model_name_or_path", "nano", "--task_name", "mini-mnli", "--do_train", "--do_eval"),
-    *("--apply_lora", "--apply_adalora", "--lora_type", "svd", "--lora_module", ",".join(NAMES)),
-    *("--lora_r", "2", "--target_rank", "1", "--reg_orth_coef", "0.1"),
-    *("--init_warmup", "2", "--final_warmup", "4", "--mask_interval", "2"),
-    *("--per_device_train_batch_size", "8", "--learning_rate", "2e-3", "--max_seq_length", "48"),
-    *("--max_steps", "12", "--max_val_samples", "64", "--seed", "6", "--disable_tqdm", "True"),
-    *("--save_steps", "6", "--report_to", "none"),
-)
 
 
 @pytest.fixture(scope="session")
@@ -39,29 +29,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def train(project_root: Path, environment: dict[str, str]) -> Callable[..., Path]:
-    """Runs the example program for a dozen steps: ``train(folder, *flags)``."""
-
-    def run(root: Path, *flags: str) -> Path:
-        program = project_root / "examples" / "text-classification" / "run_glue.py"
-        done = subprocess.run(
-            [sys.executable, str(program), *FLAGS, "--root_output_dir", str(root), *flags],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=project_root,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return root
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def mnli(tmp_path_factory: pytest.TempPathFactory, train: Callable[..., Path]) -> Path:
-    """The folder of a finished AdaLoRA run on pairs with three labels."""
-    return train(tmp_path_factory.mktemp("runs") / "mnli")
+def mnli(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished AdaLoRA run on pairs with three labels; no test changes it."""
+    return mnli_run(tmp_path_factory)[0]
 
 
 Make = Callable[..., Path]

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from tests.program import SMALL, run_program
 
 from adalora.builtin.layout import write_tsv
 from adalora.builtin.miniature import generate
@@ -190,8 +191,12 @@ def test_what_is_nothing_of_ours_is_refused(command, tmp_path):
     assert "pickle file" in command("info", broken, expect=2)
 
 
-def test_a_run_that_starts_from_an_artefact_says_so(mnli, train, command, tmp_path):
-    root = train(tmp_path / "more", "--lora_path", str(mnli), "--max_steps", "7")
+def test_a_run_that_starts_from_an_artefact_says_so(mnli, command, tmp_path):
+    root = tmp_path / "more"
+    run_program(
+        *(*SMALL, "--task_name", "mini-mnli", "--do_train", "--report_to", "none"),
+        *("--lora_path", mnli, "--max_steps", "7", "--root_output_dir", root),
+    )
     facts = json.loads(command("info", root, "--json"))
     first = json.loads(command("info", mnli, "--json"))
     (origin,) = facts["lineage"]

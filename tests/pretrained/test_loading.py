@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,22 +20,17 @@ import torch
 from huggingface_hub import constants as hub
 from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
+from tests.models import tiny_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
-    AlbertConfig,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
-    BertConfig,
-    DebertaConfig,
-    DebertaV2Config,
     DistilBertConfig,
-    ElectraConfig,
     GPT2Config,
     PreTrainedTokenizerFast,
-    RobertaConfig,
 )
 
 from adalora.adapters.head import is_head
@@ -42,24 +38,13 @@ from adalora.errors import UserError
 from adalora.pretrained.deberta.attention import DisentangledAttention
 from adalora.pretrained.loading import load_classifier, load_config, load_tokenizer
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 1,
-    "intermediate_size": 16,
-    "max_position_embeddings": 34,
-}
-RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": "p2c|c2p"}
+SIZES = {"num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 34}
 CONFIGS: dict[str, Callable[[], Any]] = {
-    "deberta-v2": lambda: DebertaV2Config(
-        **SIZES, **RELATIVE, position_buckets=8, share_att_key=True, norm_rel_ebd="layer_norm"
-    ),
-    "deberta": lambda: DebertaConfig(**SIZES, **RELATIVE),
-    "bert": lambda: BertConfig(**SIZES),
-    "roberta": lambda: RobertaConfig(**SIZES),
-    "electra": lambda: ElectraConfig(**SIZES, embedding_size=16),
-    "albert": lambda: AlbertConfig(**SIZES, embedding_size=8),
+    **{
+        name: partial(tiny_config, name, **SIZES)
+        for name in ("deberta-v2", "deberta", "bert", "roberta", "electra")
+    },
+    "albert": partial(tiny_config, "albert", **SIZES, embedding_size=8),
     "distilbert": lambda: DistilBertConfig(
         vocab_size=40, dim=16, n_heads=2, n_layers=1, hidden_dim=16
     ),

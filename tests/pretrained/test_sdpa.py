@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import tiny_config
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertForSequenceClassification
 
 from adalora import training
 from adalora.glue.load import load_data
@@ -105,9 +106,7 @@ def test_what_no_encoder_asks_for_is_answered_by_transformers() -> None:
 
 def small_bert(**values: Any) -> BertForSequenceClassification:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24}
-    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 32}
-    return BertForSequenceClassification(BertConfig(**sizes, **shape, **values))
+    return BertForSequenceClassification(tiny_config("bert", **values))
 
 
 def test_a_model_with_it_evaluates_as_before_and_saves_as_before(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from tests.models import deberta_v3_config
+from transformers import DebertaV2ForSequenceClassification
 
 from adalora.adapters.freeze import freeze_base
 from adalora.adapters.lora import add_lora
@@ -24,19 +25,10 @@ def tiny_model(
 ) -> DebertaV2ForSequenceClassification:
     """A DeBERTaV3 of a few thousand parameters with adapters on it."""
     torch.manual_seed(0)
-    config = DebertaV2Config(
+    config = deberta_v3_config(
         vocab_size=60,
         hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=32,
-        relative_attention=True,
-        position_buckets=8,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type="p2c|c2p",
-        position_biased_input=False,
-        type_vocab_size=0,
         max_position_embeddings=64,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
@@ -92,7 +84,7 @@ def launch() -> Callable[..., None]:
     """Run a program with these words in so many processes of one job; all must end well."""
 
     def run(program: Path, *words: str, processes: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             environment.pop(name, None)
         command = [sys.executable]

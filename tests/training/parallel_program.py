@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from tests.models import NO_DROPOUT, deberta_v3_config
+from transformers import DebertaV2ForSequenceClassification
 
 from adalora.adapters.freeze import freeze_base
 from adalora.adapters.lora import add_lora
@@ -46,22 +47,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def build(dtype: torch.dtype) -> DebertaV2ForSequenceClassification:
     torch.manual_seed(0)
-    config = DebertaV2Config(
+    config = deberta_v3_config(
         vocab_size=61,
         hidden_size=18,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         intermediate_size=32,
-        relative_attention=True,
-        position_buckets=8,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type="p2c|c2p",
-        position_biased_input=False,
-        type_vocab_size=0,
         max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        **NO_DROPOUT,
         num_labels=2,
         # The model's default computes the loss in float32 whatever the rest is in.
         problem_type="single_label_classification",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import DEBERTA_V3, NO_DROPOUT, tiny_config
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -94,30 +95,12 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def make(model_type: str) -> Path:
         if model_type not in made:
-            extra: dict[str, Any] = {}
-            if model_type == "deberta-v2":
-                extra = {
-                    "relative_attention": True,
-                    "pos_att_type": ["c2p", "p2c"],
-                    "share_att_key": True,
-                    "position_buckets": 8,
-                    "norm_rel_ebd": "layer_norm",
-                    "position_biased_input": False,
-                    "type_vocab_size": 0,
-                }
-            config = AutoConfig.for_model(
+            sizes = {"vocab_size": V, "hidden_size": H, "num_hidden_layers": L}
+            extra = DEBERTA_V3 if model_type == "deberta-v2" else {}
+            config = tiny_config(
                 model_type,
-                vocab_size=V,
-                hidden_size=H,
-                num_hidden_layers=L,
-                num_attention_heads=2,
-                intermediate_size=I,
-                max_position_embeddings=32,
-                pad_token_id=0,
-                initializer_range=0.2,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                **extra,
+                **{**sizes, "intermediate_size": I, "initializer_range": 0.2},
+                **{**extra, **NO_DROPOUT},
             )
             torch.manual_seed(1)
             made[model_type] = tmp_path_factory.mktemp(model_type)

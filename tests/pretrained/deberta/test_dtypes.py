@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import NO_DROPOUT, deberta_v3_config
 from torch import Tensor
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+from transformers import DebertaV2ForSequenceClassification
 
 from adalora.adapters.head import widen_head
 from adalora.adapters.lora import add_lora
@@ -53,20 +54,13 @@ def model_of(**changes: Any) -> DebertaV2ForSequenceClassification:
         "num_attention_heads": 4,
         "num_hidden_layers": LAYERS,
         "intermediate_size": 64,
-        "relative_attention": True,
         "position_buckets": 64,
         "max_relative_positions": 128,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": "p2c|c2p",
-        "position_biased_input": False,
-        "type_vocab_size": 0,
         "max_position_embeddings": 128,
         "initializer_range": 0.05,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
+        **NO_DROPOUT,
     }
-    return DebertaV2ForSequenceClassification(DebertaV2Config(**{**values, **changes})).eval()
+    return DebertaV2ForSequenceClassification(deberta_v3_config(**{**values, **changes})).eval()
 
 
 def mask_of(padding: str, length: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models import NO_DROPOUT, deberta_v3_config
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -65,22 +66,14 @@ def config(**changes: Any) -> DebertaV2Config:
         "vocab_size": 64,
         "hidden_size": 32,
         "num_attention_heads": 4,
-        "num_hidden_layers": 2,
         "intermediate_size": 64,
-        "relative_attention": True,
         "position_buckets": 256,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": "p2c|c2p",
-        "position_biased_input": False,
-        "type_vocab_size": 0,
         "max_position_embeddings": 512,
         # Larger weights than a fresh model's, so that attention is far from uniform.
         "initializer_range": 0.2,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
+        **NO_DROPOUT,
     }
-    return DebertaV2Config(**{**values, **changes})
+    return deberta_v3_config(**{**values, **changes})
 
 
 def pair(model_class: Any = DebertaV2ForSequenceClassification, **changes: Any) -> tuple[Any, Any]:
