@@ -74,7 +74,7 @@ def test_the_flags_of_a_record_make_the_run_again(
     path.write_text(json.dumps(dict(record.flags)), encoding="utf-8")
     again, first = parse_arguments([str(path)]), parse_arguments(list(record.command))
     assert given_flags(again) == given_flags(first) == dict(record.flags)
-    assert resume_settings(again) == course_settings(first)
+    assert resume_settings(again) == resume_settings(first)
 
 
 def test_every_answer_on_the_validation_sets_is_kept(trained: tuple[Path, str]) -> None:
