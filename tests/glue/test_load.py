@@ -25,15 +25,25 @@ def test_the_folder_goes_before_files_and_files_before_the_miniature(tmp_path: P
     assert load_data(DataSource(task_name="mini-rte")).origin == "the built-in miniature of rte"
 
 
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"])
-def test_without_a_network_one_sentence_names_the_three_ways(tmp_path: Path, name: str) -> None:
+WAYS = ("--data_dir", "--train_file", "--validation_file", "mini-rte")
+
+
+def test_without_a_network_one_sentence_names_the_three_ways(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="switched off and the data not cached") as caught:
+        load_data(DataSource(task_name="rte", cache_dir=str(tmp_path)))
+    assert [way for way in WAYS if way not in str(caught.value)] == []
+
+
+def test_the_datasets_librarys_own_variable_switches_it_off_as_well(tmp_path: Path) -> None:
+    # In a process of its own: it is read when the library is imported.
     program = (
         "from adalora.errors import exit_with_message\n"
         "from adalora.glue import DataSource, load_data\n"
         "import sys\n"
         "sys.exit(exit_with_message(lambda: load_data(DataSource(task_name='rte')) and None))\n"
     )
-    environment = {**os.environ, name: "1", "HF_HOME": str(tmp_path)}
+    environment = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment.pop("HF_HUB_OFFLINE")
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
     )
@@ -41,8 +51,7 @@ def test_without_a_network_one_sentence_names_the_three_ways(tmp_path: Path, nam
     said = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(said) == 1
     assert "Traceback" not in done.stderr
-    for way in ("--data_dir", "--train_file", "--validation_file", "mini-rte"):
-        assert way in said[0]
+    assert [way for way in WAYS if way not in said[0]] == []
 
 
 def test_nothing_named_and_a_folder_without_a_task_are_errors(tmp_path: Path) -> None:

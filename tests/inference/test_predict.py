@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -11,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
@@ -242,55 +244,27 @@ def test_an_input_may_be_replaced_by_its_own_predictions(make, predict, tmp_path
     assert len(lines) == 41
 
 
-def test_a_full_disk_keeps_the_earlier_output(make, environment, tmp_path):
+def test_a_full_disk_keeps_the_earlier_output(make, predict, tmp_path):
     target = tmp_path / "out.tsv"
     target.write_text("earlier")
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-
-    done = subprocess.run(
-        [sys.executable, "-m", "adalora", "predict", make(), "-o", target, "--force"],
-        input="the dog ran\n" * 300,
-        capture_output=True,
-        text=True,
-        env=environment,
-        preexec_fn=limit,
-    )
-    assert done.returncode == 2
-    assert "could not be written (File too large); nothing was left" in done.stderr
-    assert "Traceback" not in done.stderr
+    run = make()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        line = predict(run, "-o", target, "--force", stdin=b"the dog ran\n" * 300, expect=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "could not be written (File too large); nothing was left" in line
     assert target.read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(make, environment):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "adalora", "predict", str(make()), "--window", "4"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-    feed = "the dog ran\n" * 5000
-    writer = subprocess.Popen(
-        [sys.executable, "-c", f"print({feed!r}, end='')"], stdout=process.stdin
-    )
-    process.stdin.close()
-    assert process.stdout.readline().startswith(b"index")
-    assert process.stdout.readline().startswith(b"0\t")
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert process.wait(timeout=120) == 141  # as a shell counts it
-    writer.wait(timeout=120)
-    assert errors == b""
-
-
-def test_rows_are_answered_before_the_input_ends(make, environment):
+def test_rows_are_answered_before_the_input_ends_and_a_reader_may_go_away(make, environment):
     process = subprocess.Popen(
         [sys.executable, "-m", "adalora", "predict", str(make()), "--window", "2"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment,
     )
     process.stdin.write(b"one\ntwo\nthree\n")
@@ -300,31 +274,38 @@ def test_rows_are_answered_before_the_input_ends(make, environment):
     while seen.count(b"\n") < 3 and time.monotonic() < deadline:
         seen += process.stdout.read() or b""
         time.sleep(0.05)
-    assert seen.count(b"\n") == 3  # the header and the first window, while the input is still open
-    rest, _ = process.communicate()
-    assert (seen + rest).count(b"\n") == 4
+    # The header and the first window, while the input is still open.
+    assert [line.split(b"\t")[0] for line in seen.splitlines()] == [b"index", b"0", b"1"]
+
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(b"the dog ran\n" * 5000)
+        process.stdin.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=120) == 141  # as a shell counts it
+    assert errors == b""
 
 
-def test_a_bar_is_drawn_on_a_terminal(make, environment, tmp_path):
+def test_a_bar_is_drawn_on_a_terminal(make, monkeypatch, capsys, tmp_path):
     file = tmp_path / "in.txt"
     file.write_text("the dog ran\n" * 40)
-    command = [sys.executable, "-m", "adalora", "predict", str(make()), str(file)]
-    master, terminal = pty.openpty()
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**environment, "TERM": "xterm", "COLUMNS": "80"},
-    )
-    os.close(terminal)
-    out, _ = process.communicate(timeout=120)
-    shown = b""
-    try:
-        while part := os.read(master, 4096):
-            shown += part
-    except OSError:  # how Linux ends a terminal
-        pass
+    run = make()
+    master, slave = pty.openpty()
+    shown = bytearray()
+
+    def read():
+        with contextlib.suppress(OSError):  # how Linux ends a terminal
+            while part := os.read(master, 4096):
+                shown.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with os.fdopen(slave, "w") as terminal, contextlib.redirect_stderr(terminal):
+        assert main(["predict", str(run), str(file), "--device", "cpu"]) == 0
+    reader.join(timeout=60)
     os.close(master)
     assert b"Predicting" in shown
     assert b"40 rows" in shown
-    assert out.count(b"\n") == 41
+    assert capsys.readouterr().out.count("\n") == 41

@@ -1,8 +1,9 @@
-"""A small model of SVD layers, and a training step over it."""
+"""Small models of SVD and of plain layers, and training steps over them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -74,3 +75,44 @@ def run() -> Callable[..., list[tuple[int, torch.Tensor | None]]]:
         return results
 
     return train
+
+
+class Plain(nn.Module):
+    """tanh(plain LoRA layer) three times and a head; two layers share a shape."""
+
+    def __init__(self, rank: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        shapes = [(6, 6), (6, 6), (6, 10)]
+        self.layers = nn.ModuleList(
+            loralib.Linear(a, b, r=rank, lora_alpha=8, merge_weights=False) for a, b in shapes
+        )
+        self.head = nn.Linear(10, 2)
+        self.double()
+        loralib.mark_only_lora_as_trainable(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return self.head(x)
+
+
+def train(model: nn.Module, allocator: loralib.RankAllocator, steps: range) -> list[float]:
+    """Plain gradient descent, which has no state of its own to resume; the losses."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.3)
+    losses = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(16, 6, generator=generator).to(trained[0].dtype)
+        loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+        loss.backward()
+        optimizer.step()
+        allocator.update_and_mask(model, step)
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def model_of(variant: dict[str, str], make_stack: Callable[..., Any]) -> Any:
+    return Plain() if variant.get("lora_type") == "frd" else make_stack()

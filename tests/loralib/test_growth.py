@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import loralib
 from loralib.ranked import svd_layers
-from loralib.selection import Growth
 
 GOOD = {
     "total_rank": 6,
@@ -57,45 +54,6 @@ def test_a_growth_that_cannot_be_is_refused(change: dict[str, int], message: str
     else:
         with pytest.raises(ValueError, match=message):
             loralib.GrowthSchedule(**values)
-
-
-def slow_growth(ranks: list[int], now: list[int], scores: list[float], budget: int) -> list[int]:
-    """Ranks after growth, one triplet after the other."""
-    starts = [sum(ranks[:i]) for i in range(len(ranks))]
-    means = [sum(scores[s : s + n]) / n for s, n in zip(starts, now, strict=True)]
-    turn_order = sorted(range(len(ranks)), key=lambda i: (-means[i], i))
-    grown = list(now)
-    while sum(grown) < budget:
-        for index in turn_order:
-            if sum(grown) < budget and grown[index] < ranks[index]:
-                grown[index] += 1
-    return grown
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_more_triplets_go_to_the_matrices_of_the_highest_mean_score(data: st.DataObject) -> None:
-    ranks = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
-    now = [data.draw(st.integers(1, rank)) for rank in ranks]
-    budget = data.draw(st.integers(sum(now), sum(ranks)))
-    # Sums of small whole numbers are exact, so that means tie where they should.
-    scores = [float(data.draw(st.integers(0, 3))) for _ in range(sum(ranks))]
-    rule = Growth(ranks, torch.device("cpu"))
-    survivors = torch.cat([torch.arange(rank) < own for rank, own in zip(ranks, now, strict=True)])
-    order = rule.order(torch.tensor(scores, dtype=torch.float64), survivors)
-    chosen = torch.zeros(sum(ranks), dtype=torch.bool)
-    chosen[order.indices[:budget]] = True
-    expected = slow_growth(ranks, now, scores, budget)
-    assert [int(part.sum()) for part in chosen.split(ranks)] == expected
-    # The first triplets of a matrix, and never one less than before.
-    for part, count in zip(chosen.split(ranks), expected, strict=True):
-        assert part[:count].all()
-    assert chosen[survivors].all()
-    reserved = [
-        int(part.nonzero()[0]) if part.any() else None
-        for part in rule.reserved(survivors).split(ranks)
-    ]
-    assert reserved == [own if own < rank else None for own, rank in zip(now, ranks, strict=True)]
 
 
 def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> float:

@@ -1,4 +1,4 @@
-"""Other scores and plain LoRA's doublets: against slow versions, masked to zero, resumed."""
+"""Other scores, plain LoRA's doublets and growth: masked to zero, resumed, and at what cost."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.loralib.conftest import Plain, model_of, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import loralib
 
-FACTORS = ("lora_A", "lora_E", "lora_B")
 VARIANTS: list[dict[str, str]] = [
     {"score": "sensitivity"},
     {"score": "magnitude"},
@@ -23,139 +23,6 @@ VARIANTS: list[dict[str, str]] = [
     {"allocation": "grow", "score": "sensitivity"},
     {"allocation": "grow", "score": "magnitude"},
 ]
-
-
-class Plain(nn.Module):
-    """tanh(plain LoRA layer) three times and a head; two layers share a shape."""
-
-    def __init__(self, rank: int = 3) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        shapes = [(6, 6), (6, 6), (6, 10)]
-        self.layers = nn.ModuleList(
-            loralib.Linear(a, b, r=rank, lora_alpha=8, merge_weights=False) for a, b in shapes
-        )
-        self.head = nn.Linear(10, 2)
-        self.double()
-        loralib.mark_only_lora_as_trainable(self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for layer in self.layers:
-            x = torch.tanh(layer(x))
-        return self.head(x)
-
-
-def train(model: nn.Module, allocator: loralib.RankAllocator, steps: range) -> list[float]:
-    """Plain gradient descent, which has no state of its own to resume; the losses."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=0.3)
-    losses = []
-    for step in steps:
-        generator = torch.Generator().manual_seed(step)
-        x = torch.randn(16, 6, generator=generator).to(trained[0].dtype)
-        loss = nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
-        loss.backward()
-        optimizer.step()
-        allocator.update_and_mask(model, step)
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return losses
-
-
-def model_of(variant: dict[str, str], make_stack: Callable[..., Any]) -> Any:
-    return Plain() if variant.get("lora_type") == "frd" else make_stack()
-
-
-def recorded(
-    model: Any, allocator: loralib.RankAllocator, steps: int = 6
-) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Drive the allocator with random weights and gradients, and note them."""
-    generator = torch.Generator().manual_seed(3)
-    history = []
-    for step in range(steps):
-        record = {}
-        for name, p in model.named_parameters():
-            if "lora_" in name:
-                with torch.no_grad():
-                    p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype))
-                p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-                record[name] = (p.detach().clone(), p.grad.clone())
-        history.append(record)
-        allocator.update_and_mask(model, step)
-    return history
-
-
-def averages(
-    history: list[dict[str, tuple[torch.Tensor, torch.Tensor]]], beta1: float, beta2: float
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Eq. 10-12 by hand."""
-    sensitivity = {name: torch.zeros_like(weight) for name, (weight, _) in history[0].items()}
-    uncertainty = {name: torch.zeros_like(weight) for name, (weight, _) in history[0].items()}
-    for record in history:
-        for name, (weight, gradient) in record.items():
-            now = (weight * gradient).abs()
-            sensitivity[name] = beta1 * sensitivity[name] + (1 - beta1) * now
-            apart = (now - sensitivity[name]).abs()
-            uncertainty[name] = beta2 * uncertainty[name] + (1 - beta2) * apart
-    return sensitivity, uncertainty
-
-
-@pytest.mark.parametrize(
-    "variant", [{"score": "sensitivity"}, {"lora_type": "frd"}, VARIANTS[3]], ids=str
-)
-def test_scores_by_averages_equal_the_slow_form(
-    variant: dict[str, str], make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
-) -> None:
-    model = model_of(variant, make_stack)
-    allocator = make_allocator(model, beta1=0.7, beta2=0.9, init_warmup=12, **variant)
-    sensitivity, uncertainty = averages(recorded(model, allocator), 0.7, 0.9)
-    expected = []
-    for index, layer in enumerate(model.layers):
-        entries = {
-            factor: sensitivity[name]
-            * (1 if variant.get("score") == "sensitivity" else uncertainty[name])
-            for factor in FACTORS
-            if (name := f"layers.{index}.{factor}") in sensitivity
-        }
-        for i in range(layer.r):
-            vectors = entries["lora_A"][i].mean() + entries["lora_B"][:, i].mean()
-            value = entries["lora_E"][i, 0] if "lora_E" in entries else 0.0
-            expected.append(float(value + vectors))
-    got = allocator.importance.scores()
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=got.dtype), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("lora_type", ["svd", "frd"])
-def test_magnitude_is_that_of_the_singular_value(
-    lora_type: str, make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
-) -> None:
-    model = model_of({"lora_type": lora_type}, make_stack)
-    allocator = make_allocator(model, init_warmup=12, lora_type=lora_type, score="magnitude")
-    recorded(model, allocator, steps=2)
-    expected = []
-    for layer in model.layers:
-        for i in range(layer.r):
-            if lora_type == "svd":
-                expected.append(layer.lora_E[i, 0].abs().item())
-            else:
-                product = torch.outer(layer.lora_B[:, i], layer.lora_A[i])
-                expected.append(torch.linalg.matrix_norm(product, ord=2).item())
-    got = allocator.importance.scores()
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=got.dtype), rtol=1e-12, atol=0)
-
-
-def test_magnitude_passes_over_values_that_are_not_finite(
-    make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
-) -> None:
-    model = make_stack()
-    allocator = make_allocator(model, score="magnitude")
-    train(model, allocator, range(2))
-    before = allocator.importance.scores()
-    with torch.no_grad():
-        model.layers[1].lora_E[0] = float("nan")
-    allocator.update_and_mask(model, 2)
-    assert torch.equal(allocator.importance.scores(), before)
-    assert allocator.skipped_steps == 1
 
 
 @pytest.mark.parametrize("score", loralib.SCORES)
