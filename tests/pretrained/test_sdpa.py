@@ -13,10 +13,11 @@ from tests.models import tiny_config
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
-from adalora import training
 from adalora.glue.load import load_data
 from adalora.pretrained.dropout import FastDropout, keep_mask
 from adalora.pretrained.sdpa import encoder_attention, use_fast_attention
+from adalora.training.arguments.parser import parse_arguments
+from adalora.training.build import build_model, data_source
 
 BATCH, HEADS, LENGTH, WIDTH = 3, 2, 17, 8
 
@@ -164,8 +165,8 @@ def test_a_run_builds_every_base_model_with_both(tmp_path: Path) -> None:
         "--lora_dropout",
         "0.2",
     ]
-    arguments = training.parse_arguments(flags, program="adalora train")
-    model = training.build_model(arguments, load_data(training.data_source(arguments)))
+    arguments = parse_arguments(flags, program="adalora train")
+    model = build_model(arguments, load_data(data_source(arguments)))
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert {type(module) for module in dropouts} == {FastDropout}
     assert {module.p for module in dropouts} == {0.1, 0.2}
