@@ -218,7 +218,12 @@ def sweep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 seed=seed,
                 scores={"validation": score(0.7)},
                 warnings=flagged if (task, seed) == ("mini-rte", 2) else [],
-                parameters={**first["parameters"], "adapter_initial": 10**6, "trained": 1_021_170},
+                flags={},
+                parameters={
+                    **first["parameters"],
+                    **dict.fromkeys(("adapter_initial", "adapter_kept"), 10**6),
+                    "trained": 1_021_170,
+                },
             )
             lines.append(line(f"ada-{task}-{seed}", first, "AdaLoRA"))
             lines.append(line(f"full-{task}-{seed}", second, "full"))

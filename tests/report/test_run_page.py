@@ -51,7 +51,7 @@ def test_the_page_tells_what_the_run_was_and_how_to_do_it_again(
     for part in (
         "AdaLoRA on nano, mini-sst2",
         "0.9100",
-        "most frequent answer 0.5100",
+        "91.00 percent; most frequent answer 51.00",
         "80,450",
         "1 min 23 s",
         "2,690",

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from adalora.cli import main
 from adalora.errors import UserError
 from adalora.report import write_report
-from adalora.report.sources import SweepSource, read_source
-from adalora.report.summary import summarise
 from adalora.report.sweep_pictures import frontier
+from adalora.results.history import read_traces
+from adalora.results.scores import ScoreTable, focus_of, summarise
+from adalora.results.sources import Sweep, read_source
 
 
 @pytest.fixture(scope="module")
@@ -22,26 +24,29 @@ def page(sweep_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(sweep_folder, folder)[0].read_text(encoding="utf-8")
 
 
-def read_sweep(folder: Path) -> SweepSource:
+def read_sweep(folder: Path) -> Sweep:
     source = read_source(folder)
-    assert isinstance(source, SweepSource)
+    assert isinstance(source, Sweep)
     return source
+
+
+def summary_of(folder: Path) -> ScoreTable:
+    return summarise(read_sweep(folder))[0]
 
 
 def test_means_and_deviations_are_taken_over_the_seeds_of_a_method_on_a_task(
     sweep_folder: Path,
 ) -> None:
-    summary = summarise(read_sweep(sweep_folder))
-    assert [column.heading for column in summary.columns] == ["mini-rte", "mini-sst2"]
-    rows = {row.label: row for row in summary.rows}
-    assert list(rows) == ["full", "AdaLoRA", "BitFit"]
-    cell = rows["AdaLoRA"].cells[0]
-    assert cell.mean == pytest.approx(0.83)
-    assert cell.deviation == pytest.approx(0.02 / 2**0.5)
-    assert cell.best
-    assert not rows["full"].cells[0].best
-    assert [cell.flagged for cell in rows["full"].cells] == [1, 0]
-    assert all(cell.mean is None for cell in rows["BitFit"].cells)
+    table = summary_of(sweep_folder)
+    assert [column.title for column in table.all_columns] == ["mini-SST-2", "mini-RTE"]
+    labels = [row.label for row in table.rows]
+    assert labels == ["Full fine-tuning", "AdaLoRA 4→16", "BitFit"]
+    figure = table.figures[1, "mini-RTE"]
+    assert figure.mean == pytest.approx(83)
+    assert figure.deviation == pytest.approx(2**0.5)
+    assert table.best == {(1, "mini-SST-2"), (1, "mini-RTE")}
+    assert [table.rows[0].flagged(task) for task in table.columns] == [0, 1]
+    assert {row for row, _ in table.figures} == {0, 1}
 
 
 def test_the_table_shows_hundredths_and_every_warning(page: str) -> None:
@@ -69,13 +74,21 @@ def test_no_two_elements_of_the_page_share_an_id_and_every_reference_is_met(page
     assert set(used) <= set(ids)
 
 
-def test_what_the_sweep_varied_besides_tells_its_rows_apart(make: Any, tmp_path: Path) -> None:
+def test_what_the_sweep_varied_else_tells_its_rows_apart(make: Any, tmp_path: Path) -> None:
     lines = [
-        make.line(f"a{index}", make.record(), "AdaLoRA", budget=budget, scale=1)
-        for index, budget in enumerate((144, 288))
+        make.line(f"a{budget}", make.record(flags={**make.record()["flags"], **flags}), "AdaLoRA")
+        for budget, flags in (
+            (144, {"target_total_rank": 144}),
+            (288, {"target_total_rank": 288}),
+            (289, {"target_total_rank": 288, "reg_orth_coef": 0.5}),
+        )
     ]
-    summary = summarise(read_sweep(make.write_sweep(tmp_path / "sweep", lines)))
-    assert {row.label for row in summary.rows} == {"AdaLoRA, budget 144", "AdaLoRA, budget 288"}
+    summary = summary_of(make.write_sweep(tmp_path / "sweep", lines))
+    assert {row.label for row in summary.rows} == {
+        "AdaLoRA 4→144 triplets",
+        "AdaLoRA 4→288 triplets",
+        "AdaLoRA 4→288 triplets, reg_orth_coef=0.5",
+    }
 
 
 def test_both_evaluation_sets_of_a_task_have_a_column(make: Any, tmp_path: Path) -> None:
@@ -84,8 +97,110 @@ def test_both_evaluation_sets_of_a_task_have_a_column(make: Any, tmp_path: Path)
         "validation_mismatched": make.score(0.7),
     }
     lines = [make.line("a", make.record(task="mnli", scores=scores), "AdaLoRA")]
-    summary = summarise(read_sweep(make.write_sweep(tmp_path / "sweep", lines)))
-    assert [column.heading for column in summary.columns] == ["mnli matched", "mnli mismatched"]
+    summary = summary_of(make.write_sweep(tmp_path / "sweep", lines))
+    assert [column.title for column in summary.all_columns] == ["MNLI-m", "MNLI-mm"]
+
+
+def test_table_and_report_show_the_same_figures_of_one_sweep(
+    make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of STS-B the mean of two correlations, of QQP both metrics: one source for both."""
+    metrics = {
+        "stsb": {"pearson": 0.90, "spearmanr": 0.86},
+        "qqp": {"accuracy": 0.81, "f1": 0.73},
+    }
+    lines = [
+        make.line(
+            f"{task}-{seed}",
+            make.record(
+                task=task,
+                seed=seed,
+                scores={
+                    "validation": {
+                        **make.score(0.5),
+                        "main": next(iter(of_task)),
+                        "best": None,
+                        "last": {name: value + seed / 100 for name, value in of_task.items()},
+                    }
+                },
+            ),
+            "AdaLoRA",
+        )
+        for task, of_task in metrics.items()
+        for seed in (0, 2)
+    ]
+    source = make.write_sweep(tmp_path / "sweep", lines)
+    assert main(["table", str(source), "--epoch", "last", "--format", "markdown"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "AdaLoRA 4→16" in line)
+    table = re.findall(r"\d+\.\d\d±\d+\.\d\d", row)[:3]
+    page = write_report(source, tmp_path / "report")[0].read_text(encoding="utf-8")
+    cells = page[page.index('<table class="results">') : page.index("<tfoot>")]
+    report = re.findall(r">(\d+\.\d\d)</span> ± (\d+\.\d\d)", cells)
+    assert table == [f"{mean}±{deviation}" for mean, deviation in report]
+    assert [one[:5] for one in table] == ["82.00", "74.00", "89.00"]
+
+
+def test_own_data_of_a_sweep_are_told_apart_by_its_names_for_them(
+    make: Any, tmp_path: Path
+) -> None:
+    lines = []
+    for task, value in (("reviews", 0.8), ("letters", 0.6)):
+        flags = {**make.record()["flags"], "validation_file": f"{task}/dev.csv"}
+        run = make.record(task=None, flags=flags, scores={"validation": make.score(value)})
+        lines.append(make.line(task, run, "AdaLoRA", task=task))
+    table = summary_of(make.write_sweep(tmp_path / "sweep", lines))
+    figures = {column.title: table.figures[0, column.title].mean for column in table.all_columns}
+    assert figures == {"letters": pytest.approx(60), "reviews": pytest.approx(80)}
+
+
+def test_a_method_is_placed_at_the_parameters_that_it_keeps(make: Any, tmp_path: Path) -> None:
+    table = summary_of(make.write_sweep(tmp_path / "s", [make.line("a", make.record(), "AdaLoRA")]))
+    (row,) = table.rows
+    assert (table.final(row), table.initial(row)) == (25_592, 59_280)
+
+
+@pytest.mark.parametrize(
+    ("means", "majority", "low", "high"),
+    [
+        # Of the committed sweep's STS-B: one far below, one that another method dwarfs.
+        ([80.9, 83.2, 82.6, 82.1, 83.3, 83.0, 68.3, 12.5], 0.0, 79.9, 84.3),
+        ([60.0, 61.0, 50.0], 52.7, 59.0, 62.0),  # below the baseline
+        ([53.0, 53.1, 53.2, 90.0], 52.7, 49.3, 93.7),  # the best one is never left out
+        ([50.0, 52.0], 52.7, 49.0, 53.0),  # nothing works: all are shown
+        ([70.0], None, 69.0, 71.0),
+    ],
+)
+def test_a_column_is_scaled_to_the_methods_that_work(
+    means: list[float], majority: float | None, low: float, high: float
+) -> None:
+    assert focus_of(means, majority) == pytest.approx((low, high))
+
+
+def test_no_score_no_range() -> None:
+    assert focus_of([], 50.0) is None
+
+
+def test_what_lies_outside_is_named_in_the_picture(make: Any, tmp_path: Path) -> None:
+    lines = [
+        make.line(
+            f"a{rank}",
+            make.record(
+                flags={"apply_lora": True, "lora_r": rank},
+                method="LoRA",
+                scores={"validation": make.score(value, majority=0.0)},
+            ),
+            "lora",
+        )
+        for rank, value in ((1, 0.81), (2, 0.82), (4, 0.82), (8, 0.1))
+    ]
+    source = make.write_sweep(tmp_path / "sweep", lines)
+    table = summary_of(source)
+    (column,) = table.all_columns
+    assert [row.label for n, row in enumerate(table.rows) if table.outside(n, column)] == [
+        "LoRA r=8"
+    ]
+    page = write_report(source, tmp_path / "report")[0].read_text(encoding="utf-8")
+    assert "outside: LoRA r=8 10.0" in page
 
 
 def test_a_run_that_failed_first_and_finished_later_is_finished(make: Any, tmp_path: Path) -> None:
@@ -95,7 +210,7 @@ def test_a_run_that_failed_first_and_finished_later_is_finished(make: Any, tmp_p
     ]
     sweep = read_sweep(make.write_sweep(tmp_path / "sweep", lines))
     assert len(sweep.runs) == 1
-    assert not sweep.failed
+    assert not sweep.failures
 
 
 def test_a_sweep_of_failures_has_a_page(make: Any, tmp_path: Path) -> None:
@@ -148,11 +263,11 @@ def test_a_folder_outside_the_sweep_is_not_read(make: Any, tmp_path: Path, folde
     line = make.line("a", make.record(), "AdaLoRA")
     line["folder"] = folder.replace("ABSOLUTE", str(outside))
     sweep = read_sweep(make.write_sweep(tmp_path / "sweep", [line]))
-    assert not sweep.runs[0].history.log_history
+    assert not read_traces(sweep.runs[0].folder).history.log_history
     line["folder"] = "inside"
     make.write_run(tmp_path / "other" / "inside", make.record(), make.history())
     (tmp_path / "other" / "results.jsonl").write_text(json.dumps(line) + "\n")
-    assert read_sweep(tmp_path / "other").runs[0].history.log_history
+    assert read_traces(read_sweep(tmp_path / "other").runs[0].folder).history.log_history
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def run(*arguments: Any, cell: dict[str, Any] | None = None, **values: Any) -> R
 
 
 def table(*runs: Run, epoch: str = "last", failures: tuple[Failure, ...] = ()) -> ScoreTable:
-    return score_table(rows_of(runs)[0], epoch, failures)
+    return score_table(rows_of(runs, failures)[0], epoch)
 
 
 def labels(rows: list[Row]) -> list[str]:
@@ -159,7 +159,10 @@ def test_a_flagged_run_and_a_failed_one_mark_their_cell_alone() -> None:
         run(task="mrpc"),
         failures=(Failure("x", {**cell, "seed": 5}, "boom"), Failure("y", {"task": "mrpc"}, "b")),
     )
-    assert found.marks == {(0, "rte"): {"one_class": (1,), "failed": (5,)}}
+    marks = {"one_class": (1,), "failed": (5,)}
+    # A failure of a cell that no run is of has a row of its own.
+    assert found.marks == {(0, "rte"): marks, (2, "mrpc"): {"failed": (-1,)}}
+    assert [row.label for row in found.rows] == ["LoRA r=2", "BitFit", "unnamed method"]
 
 
 def test_the_users_own_data_are_named_by_their_file_and_judged_by_their_metric() -> None:

@@ -11,7 +11,6 @@ from adalora.commands.flags import CommandParser, positive
 
 if TYPE_CHECKING:
     from adalora.results.rows import Row
-    from adalora.results.sources import Sources
     from adalora.tables.grids import Grid
 
 __all__ = ["main"]
@@ -89,15 +88,16 @@ def main(flags: Sequence[str]) -> int:
     from adalora.results.sources import read_sources
 
     sources = read_sources(arguments.paths)
-    rows, notes = rows_of(sources.runs)
+    rows, notes = rows_of(sources.runs, sources.failures)
     by_base: dict[str, list[Row]] = {}
     for row in rows:
-        by_base.setdefault(row.base_model, []).append(row)
+        if row.runs:
+            by_base.setdefault(row.base_model, []).append(row)
 
     grids: list[Grid] = []
     records: list[dict[str, Any]] = []
     for of_base in by_base.values():
-        found, lines = _of_base(of_base, sources, arguments)
+        found, lines = _of_base(of_base, arguments)
         grids += found
         records += lines
     if arguments.paper == "ablation":
@@ -109,13 +109,13 @@ def main(flags: Sequence[str]) -> int:
             grids.append(paper_grid(name))
             records += paper_records(name, paper_table(name), paper_base_model())
     failed = [{"table": "failed", "run": one.name, "error": one.error} for one in sources.failures]
-    told = [f"Failed: {one['run']}: {one['error']}" for one in failed]
-    _write(grids, records + failed, [*told, *notes, *sources.notes], arguments)
+    notes_on_failures = [f"Failed: {one['run']}: {one['error']}" for one in failed]
+    _write(grids, records + failed, [*notes_on_failures, *notes, *sources.notes], arguments)
     return 0
 
 
 def _of_base(
-    rows: list[Row], sources: Sources, arguments: argparse.Namespace
+    rows: list[Row], arguments: argparse.Namespace
 ) -> tuple[list[Grid], list[dict[str, Any]]]:
     """The tables of one base model, as text and as records."""
     from adalora.results.scores import EPOCHS, score_table
@@ -130,7 +130,7 @@ def _of_base(
     grids: list[Grid] = []
     records: list[dict[str, Any]] = []
     for epoch in EPOCHS if arguments.epoch == "both" else (arguments.epoch,):
-        table = score_table(rows, epoch, sources.failures)
+        table = score_table(rows, epoch)
         grids.append(score_grid(table, paper))
         records += score_records(table)
     grids.append(parameter_grid(rows))

@@ -1,7 +1,7 @@
 """Reports to look at: one HTML page on a run or a sweep, and its pictures.
 
-Files to page, one way: sources and history read, summary gathers, the pictures draw, facts tell,
-render puts them into the templates, output writes. Drawing needs the extra ``adalora[report]``.
+``adalora.results`` reads and summarises; the pictures draw, facts puts numbers into words, page
+fills the templates and writes. Drawing needs the extra ``adalora[report]``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adalora.report.page import render, write_page
-from adalora.report.sources import SweepSource, read_source
+from adalora.results.sources import Sweep, read_source
 
 __all__ = ["write_report"]
 
@@ -39,6 +39,6 @@ def write_report(
         UserError: as ``read_source`` and ``write_page``.
     """
     content = read_source(source)
-    if isinstance(content, SweepSource) and len(content.runs) > _MANY_RUNS:
+    if isinstance(content, Sweep) and len(content.runs) > _MANY_RUNS:
         announce(f"Drawing the pictures of {len(content.runs)} runs, about a second for each two.")
     return write_page(render(content), folder, overwrite=overwrite)

@@ -7,10 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adalora.results.columns import Column, columns_of
 from adalora.results.record import RunRecord
+from adalora.results.sources import Run
 from adalora.results.words import duration, megabytes, number, plural
 
-__all__ = ["Rows", "Tile", "command", "environment", "flags", "scores", "story", "tiles", "title"]
+__all__ = [
+    "Rows",
+    "Tile",
+    "command",
+    "environment",
+    "flags",
+    "reached",
+    "scores",
+    "story",
+    "tiles",
+    "title",
+]
 
 #: Names and values of a two-column table.
 Rows = list[tuple[str, str]]
@@ -30,8 +43,9 @@ def title(record: RunRecord) -> str:
     return f"{record.method} on {record.base_model}, {record.task or 'own data'}"
 
 
-def story(record: RunRecord) -> list[str]:
+def story(run: Run) -> list[str]:
     """What the run was and what came of it, a sentence each."""
+    record = run.record
     hardware, counts = record.hardware, record.parameters
     processes = hardware.get("processes") or 1
     several = f" in {processes} processes" if processes > 1 else ""
@@ -56,24 +70,38 @@ def story(record: RunRecord) -> list[str]:
             )
         else:
             sentences.append(f"All {plural(after, 'triplet')} stayed: nothing was pruned.")
-    for split, score in record.scores.items():
-        main = score["main"]
-        sentence = f"At the end, {_name(main)} on {split} is {number(score['last'].get(main))}"
-        if score.get("majority") is not None:
-            sentence += f"; always the most frequent answer gives {number(score['majority'])}"
+    for column in _columns(run):
+        sentence = f"At the end, {column.unit} on {column.split} is {_percent(run, column)}"
+        if column.majority is not None:
+            sentence += f"; always the most frequent answer gives {column.majority:.2f}"
         sentences.append(sentence + ".")
     return sentences
 
 
-def tiles(record: RunRecord) -> list[Tile]:
+def reached(run: Run) -> list[str]:
+    """The figures of the last epoch in percent, as every table has them."""
+    return [_percent(run, column) for column in _columns(run)]
+
+
+def _columns(run: Run) -> tuple[Column, ...]:
+    if not run.record.scores:
+        return ()
+    return columns_of(run.task, run.record.scores, own_data=run.record.task is None)
+
+
+def _percent(run: Run, column: Column) -> str:
+    return number(column.value(run.record.scores, "last"), 2)
+
+
+def tiles(run: Run) -> list[Tile]:
     """The numbers to see first; those that were not measured are left out."""
+    record = run.record
     result = []
-    for split, score in record.scores.items():
-        several = f", {split}" if len(record.scores) > 1 else ""
-        note = f"most frequent answer {number(score['majority'])}"
-        result.append(
-            Tile(_name(score["main"]) + several, number(score["last"].get(score["main"])), note)
-        )
+    for column in _columns(run):
+        several = f", {column.split}" if len(record.scores) > 1 else ""
+        known = column.majority is not None
+        note = f"percent; most frequent answer {column.majority:.2f}" if known else "percent"
+        result.append(Tile(column.unit + several, _percent(run, column), note))
     counts = record.parameters
     share = f"{counts['trained'] / max(counts['total'], 1):.2%} of {counts['total']:,}"
     result.append(Tile("trained parameters", f"{counts['trained']:,}", share))

@@ -24,11 +24,13 @@ from adalora.report import facts
 from adalora.report.curve_pictures import curve_pictures
 from adalora.report.drawing import Picture
 from adalora.report.rank_pictures import rank_pictures
-from adalora.report.sources import RunSource, SweepSource
-from adalora.report.summary import row_label, span, summarise, task_of
 from adalora.report.sweep_pictures import sweep_pictures
+from adalora.results.columns import task_order, task_title
+from adalora.results.history import History, Traces, read_traces
 from adalora.results.places import arrange
-from adalora.results.words import duration, enumerate_words, plural
+from adalora.results.scores import summarise
+from adalora.results.sources import Run, Sweep
+from adalora.results.words import duration, enumerate_words, plural, span
 
 __all__ = [
     "MANIFEST",
@@ -46,95 +48,99 @@ class Page:
     pictures: tuple[Picture, ...]
 
 
-def render(source: RunSource | SweepSource) -> Page:
+def render(source: Run | Sweep) -> Page:
     """The page of a run, or of a sweep with a section for each of its runs."""
-    return _run_page(source) if isinstance(source, RunSource) else _sweep_page(source)
+    return _run_page(source) if isinstance(source, Run) else _sweep_page(source)
 
 
-def _run_page(run: RunSource) -> Page:
-    pictures = _run_pictures(run, prefix="", png=True)
-    html = _template("run.html", title=facts.title(run.record), run=_run_view(run, pictures))
+def _run_page(run: Run) -> Page:
+    traces = read_traces(run.folder)
+    pictures = _run_pictures(run, traces.history, prefix="", png=True)
+    view = _run_view(run, traces, pictures)
+    html = _template("run.html", title=facts.title(run.record), run=view)
     return Page(html, tuple(pictures))
 
 
-def _sweep_page(sweep: SweepSource) -> Page:
-    summary = summarise(sweep)
-    pictures = list(sweep_pictures(summary))
-    order = {run.name: place for place, row in enumerate(summary.rows) for run in row.runs}
-    runs = sorted(sweep.runs, key=lambda run: (task_of(run), order[run.name], run.record.seed))
-    # Anchors by position: a run's id may hold anything.
-    anchors = {run.name: f"run-{position}" for position, run in enumerate(runs, 1)}
-    labels = {run.name: row.label for row in summary.rows for run in row.runs}
-    sections = [
-        {
-            "anchor": anchors[run.name],
-            "label": labels[run.name],
-            "task": task_of(run),
-            **_run_view(run, _run_pictures(run, prefix=f"{anchors[run.name]}-", png=False)),
-        }
-        for run in runs
+def _sweep_page(sweep: Sweep) -> Page:
+    table, notes = summarise(sweep)
+    pictures = list(sweep_pictures(table))
+    runs = [
+        (row, run)
+        for task in sorted({run.task for run in sweep.runs}, key=task_order)
+        for row in table.rows
+        for run in row.runs.get(task, ())
     ]
+    sections = []
+    # Anchors by position: a run's id may hold anything.
+    for position, (row, run) in enumerate(runs, 1):
+        anchor, traces = f"run-{position}", read_traces(run.folder)
+        drawn = _run_pictures(run, traces.history, prefix=f"{anchor}-", png=False)
+        names = {"anchor": anchor, "label": row.label, "task": task_title(run.task)}
+        sections.append({**names, **_run_view(run, traces, drawn)})
     html = _template(
         "sweep.html",
         title=f"Sweep {sweep.name}",
-        sweep=sweep,
-        story=_sweep_story(sweep, len(summary.rows)),
-        summary=summary,
+        plan=sweep.plan,
+        notes=[*sweep.notes, *notes],
+        story=_sweep_story(sweep, len(table.rows)),
+        table=table,
         pictures=[_picture_view(picture) for picture in pictures],
         runs=sections,
         flagged=[run for run in sections if run["warnings"] or run["notes"]],
-        failed=[(one, row_label(one, ("budget",)), task_of(one)) for one in sweep.failed],
+        failed=[(one, row.label) for row in table.rows for one in row.failures],
     )
     return Page(html, tuple(pictures))
 
 
-def _sweep_story(sweep: SweepSource, methods: int) -> str:
-    tasks = sorted({*map(task_of, sweep.runs), *map(task_of, sweep.failed)})
+def _sweep_story(sweep: Sweep, methods: int) -> str:
+    named = {run.task for run in sweep.runs} | {one.task for one in sweep.failures}
+    tasks = sorted(named, key=task_order)
     bases = sorted({run.record.base_model for run in sweep.runs})
     seeds = sorted({run.record.seed for run in sweep.runs})
-    failed = f"; {plural(len(sweep.failed), 'run')} failed" if sweep.failed else ""
+    failed = f"; {plural(len(sweep.failures), 'run')} failed" if sweep.failures else ""
     trained = f" of {enumerate_words(bases)}" if bases else ""
     flagged = sum(bool(run.record.warnings) for run in sweep.runs)
     warned = f"; {flagged} of them with warnings" if flagged else ""
     return (
         f"{plural(len(sweep.runs), 'run')}{trained} finished{warned}{failed}: "
-        f"{plural(methods, 'method')} on {enumerate_words(tasks)}"
+        f"{plural(methods, 'method')} on {enumerate_words([task_title(task) for task in tasks])}"
         + (f", seeds {enumerate_words([str(seed) for seed in seeds])}." if seeds else ".")
     )
 
 
-def _run_pictures(run: RunSource, *, prefix: str, png: bool) -> list[Picture]:
+def _run_pictures(run: Run, history: History, *, prefix: str, png: bool) -> list[Picture]:
     record = run.record
     # What the Trainer evaluates during training is the first set.
     first = next(iter(record.scores.values()), None)
     main, majority = (None, None) if first is None else (first["main"], first["majority"])
     return [
-        *rank_pictures(record.rank_pattern, record.init_rank, run.history, prefix=prefix, png=png),
-        *curve_pictures(run.history, main, majority, prefix=prefix, png=png),
+        *rank_pictures(record.rank_pattern, record.init_rank, history, prefix=prefix, png=png),
+        *curve_pictures(history, main, majority, prefix=prefix, png=png),
     ]
 
 
-def _run_view(run: RunSource, pictures: Iterable[Picture]) -> dict[str, Any]:
+def _run_view(run: Run, traces: Traces, pictures: Iterable[Picture]) -> dict[str, Any]:
     """What the template of a run's section takes."""
     record = run.record
     return {
         "name": run.name,
         "record": record,
-        "story": facts.story(record),
-        "tiles": facts.tiles(record),
+        "story": facts.story(run),
+        "tiles": facts.tiles(run),
         "scores": facts.scores(record),
+        "reached": facts.reached(run),
         "flags": facts.flags(record),
         "environment": facts.environment(record),
         "command": facts.command(record),
         "warnings": record.warnings,
-        "notes": run.notes,
-        "confusions": run.confusions,
+        "notes": traces.notes,
+        "confusions": traces.confusions,
         "ranks": _rank_rows(run),
         "pictures": [_picture_view(picture) for picture in pictures],
     }
 
 
-def _rank_rows(run: RunSource) -> dict[str, Any] | None:
+def _rank_rows(run: Run) -> dict[str, Any] | None:
     """The final ranks as a table, for those who cannot see the picture or want the numbers."""
     pattern = run.record.rank_pattern
     if not pattern:
@@ -164,7 +170,7 @@ def _template(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "span": span, "percent": _percent}
+    environment.filters |= {"duration": duration, "span": span}
     source = environment.loader.get_source(environment, "page.js")[0]  # type: ignore[union-attr]
     script = f"\n{source.strip()}\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -173,10 +179,6 @@ def _template(name: str, **values: Any) -> str:
         script_hash=digest,
         **values,
     )
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 MANIFEST = "report_files.json"

@@ -9,22 +9,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from adalora.report.drawing import MUTED, Picture, draw, log_scale, new_figure, pens
-from adalora.report.sources import RunSource
-from adalora.report.summary import Row, Summary
+from adalora.results.columns import Column
+from adalora.results.rows import Row
+from adalora.results.scores import ScoreTable
+from adalora.results.sources import Run
 from adalora.results.words import compact
 
 __all__ = ["frontier", "sweep_pictures"]
 
 
-def sweep_pictures(summary: Summary) -> Iterator[Picture]:
+def sweep_pictures(table: ScoreTable) -> Iterator[Picture]:
     """The Pareto picture of each column, then throughput and memory."""
-    for index, column in enumerate(summary.columns):
-        if sum(bool(row.cells[index].values) for row in summary.rows) > 1:
+    for number, column in enumerate(table.all_columns, 1):
+        if sum(title == column.title for _, title in table.figures) > 1:
             yield draw(
-                f"pareto-{index + 1}",
-                f"Score against trained parameters: {column.heading}",
-                f"{column.metric.replace('_', ' ')} on {column.split}, times 100, at the end.",
-                lambda index=index: _pareto(summary, index),  # type: ignore[misc]
+                f"pareto-{number}",
+                f"Score against trained parameters: {column.title}",
+                f"{column.unit} on {column.split}, percent, at the last epoch; parameters at the "
+                "end of training, as the paper counts them.",
+                lambda column=column: _pareto(table, column),  # type: ignore[misc]
             )
     for name, title, description, label, measure in (
         (
@@ -43,12 +46,12 @@ def sweep_pictures(summary: Summary) -> Iterator[Picture]:
             lambda run: (run.record.peak_memory_bytes or 0) / 2**30 or None,
         ),
     ):
-        if any(measure(run) is not None for row in summary.rows for run in row.runs):
+        if any(measure(run) is not None for row in table.rows for run in row.all_runs):
             yield draw(
                 name,
                 title,
                 description,
-                lambda label=label, measure=measure: _cost(summary.rows, label, measure),  # type: ignore[misc]
+                lambda label=label, measure=measure: _cost(table.rows, label, measure),  # type: ignore[misc]
             )
 
 
@@ -61,49 +64,53 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def _pareto(summary: Summary, index: int) -> Figure:
-    column = summary.columns[index]
-    shown = [(row, row.cells[index]) for row in summary.rows]
-    lines = -(-len(shown) // 2)
-    # The head is the same for all, and would hide by how much they differ.
-    count = "adapter_initial"
-    if not all(run.record.parameters[count] for row in summary.rows for run in row.runs):
-        count = "trained"
-    figure = new_figure(2.7 + 0.17 * lines)
+def _pareto(table: ScoreTable, column: Column) -> Figure:
+    shown = [(index, row) for index, row in enumerate(table.rows) if row.all_runs]
+    figure = new_figure(2.7 + 0.17 * -(-len(shown) // 2))
     axes = figure.add_subplot()
-    points = []
-    for (row, cell), pen in zip(shown, pens(len(shown)), strict=True):
-        if cell.mean is None:
+    points, costs, outside = [], [], []
+    for (index, row), pen in zip(shown, pens(len(shown)), strict=True):
+        score = table.figures.get((index, column.title))
+        if score is None:
             continue
-        own = [run for run in row.runs if column.split in run.record.scores]
-        cost = sum(run.record.parameters[count] for run in own) / max(len(own), 1)
-        points.append((cost, 100 * cell.mean))
-        if cell.deviation is not None:
-            axes.errorbar(*points[-1], yerr=100 * cell.deviation, color=pen.color, capsize=3)
+        if table.outside(index, column):
+            outside.append(f"{row.label} {score.mean:.1f}")
+            continue
+        point = table.final(row), score.mean
+        points.append(point)
+        costs += [table.final(row), table.initial(row)]
+        if costs[-1] != costs[-2]:
+            axes.plot(costs[-2:], [score.mean] * 2, color=pen.color, alpha=0.3, linewidth=1)
+            axes.plot(costs[-1], score.mean, marker=pen.marker, color=pen.color, alpha=0.3, ms=5)
+        if score.deviation is not None:
+            axes.errorbar(*point, yerr=score.deviation, color=pen.color, capsize=3)
         label = _wrapped(row.label, 30)
-        axes.plot(*points[-1], linestyle="", marker=pen.marker, color=pen.color, ms=6, label=label)
-    edge = frontier(points)
-    axes.step(*zip(*edge, strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
+        axes.plot(*point, linestyle="", marker=pen.marker, color=pen.color, ms=6, label=label)
+    axes.step(
+        *zip(*frontier(points), strict=True), where="post", color=MUTED, linewidth=1, zorder=1
+    )
     low, high = axes.get_ylim()
     # Far below, it would press the methods together.
-    if low - 0.5 * (high - low) < 100 * column.majority:
-        axes.axhline(100 * column.majority, color=MUTED, linewidth=1, linestyle="--", zorder=1)
-    log_scale(axes, "x", [cost for cost, _ in points])
+    if column.majority is not None and low - 0.5 * (high - low) < column.majority:
+        axes.axhline(column.majority, color=MUTED, linewidth=1, linestyle="--", zorder=1)
+    log_scale(axes, "x", costs)
     axes.margins(x=0.08, y=0.1)
-    outside = " outside the head" if count == "adapter_initial" else ""
-    axes.set_xlabel(f"trained parameters{outside}")
-    axes.set_ylabel(column.metric.replace("_", " "))
+    where = " outside the head" if table.outside_the_head else ""
+    axes.set_xlabel(f"trained parameters{where}")
+    axes.set_ylabel(column.unit)
+    if outside:
+        axes.set_title(_wrapped(f"outside: {', '.join(outside)}", 70), fontsize=8, color=MUTED)
     figure.legend(loc="outside lower center", ncols=2, handlelength=1)
     return figure
 
 
-def _cost(rows: Sequence[Row], label: str, measure: Callable[[RunSource], float | None]) -> Figure:
-    rows = [row for row in rows if any(measure(run) is not None for run in row.runs)]
+def _cost(rows: Sequence[Row], label: str, measure: Callable[[Run], float | None]) -> Figure:
+    rows = [row for row in rows if any(measure(run) is not None for run in row.all_runs)]
     names = [_wrapped(row.label, 22) for row in rows]
     figure = new_figure(0.8 + sum(0.14 + 0.14 * (1 + name.count("\n")) for name in names))
     axes = figure.add_subplot()
     for position, (row, pen) in enumerate(zip(rows, pens(len(rows)), strict=True)):
-        values = [value for run in row.runs if (value := measure(run)) is not None]
+        values = [value for run in row.all_runs if (value := measure(run)) is not None]
         mean = sum(values) / len(values)
         axes.barh(position, mean, color=pen.color, alpha=0.35, height=0.6)
         axes.plot(

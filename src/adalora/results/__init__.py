@@ -1,4 +1,4 @@
-"""Finished runs as records: what a run was told, what it reached, and what it cost."""
+"""Finished runs, read and summarised once: records, rows, scores, differences, intervals."""
 
 from __future__ import annotations
 

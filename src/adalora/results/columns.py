@@ -1,4 +1,4 @@
-"""What a table shows of each task, and how tasks become one number: the two conventions.
+"""The columns of each task, and how tasks become one number: the two conventions.
 
 The paper's table 1 has MNLI matched and mismatched, QQP accuracy and F1, CoLA's Matthews
 correlation, the mean of Pearson's and Spearman's correlation for STS-B and accuracy for the rest.
@@ -30,11 +30,12 @@ class Column:
     """One figure of a task.
 
     Attributes:
-        task: as ``--task_name`` has it; the name of a file for the user's own data.
+        task: as ``--task_name`` has it; the sweep's name for the user's own data, or their file's.
         title: heading of the column.
         split: the evaluation set.
         metrics: of the record; where there are several, their mean is shown.
         bootstrap: the key of ``bootstrap.METRICS``.
+        majority: percent that always answering the most frequent class gives; None where unknown.
     """
 
     task: str
@@ -42,6 +43,7 @@ class Column:
     split: str
     metrics: tuple[str, ...]
     bootstrap: str
+    majority: float | None = None
 
     def value(self, scores: Mapping[str, Any], epoch: str) -> float | None:
         """The figure in percent from a record's ``scores``, of its ``last`` or ``best`` epoch."""
@@ -69,33 +71,41 @@ def task_title(task: str) -> str:
     return task.removesuffix(short) + TASKS[short].folder
 
 
-def columns_of(task: str, scores: Mapping[str, Any]) -> tuple[Column, ...]:
+def columns_of(
+    task: str, scores: Mapping[str, Any], *, own_data: bool = False
+) -> tuple[Column, ...]:
     """The columns of a task, the first being the one that later papers use.
 
     Args:
         task: its name.
-        scores: those of a record, which tell the metric of the user's own data.
+        scores: those of a record, which have the metric of the user's own data and the baselines.
+        own_data: whether it is the user's own, whatever its name.
     """
     title = task_title(task)
-    short = task.removeprefix(MINI_PREFIX)
+    short = "" if own_data else task.removeprefix(MINI_PREFIX)
+
+    def column(title: str, split: str, metrics: tuple[str, ...], bootstrap: str = "") -> Column:
+        found = scores.get(split, {})
+        known = found.get("main") in metrics and found.get("majority") is not None
+        majority = 100 * float(found["majority"]) if known else None
+        return Column(task, title, split, metrics, bootstrap or metrics[0], majority)
+
     if short == "mnli":
         return (
-            Column(task, f"{title}-m", "validation_matched", ("accuracy",), "accuracy"),
-            Column(task, f"{title}-mm", "validation_mismatched", ("accuracy",), "accuracy"),
+            column(f"{title}-m", "validation_matched", ("accuracy",)),
+            column(f"{title}-mm", "validation_mismatched", ("accuracy",)),
         )
     if short == "qqp":
         return (
-            Column(task, f"{title} acc", "validation", ("accuracy",), "accuracy"),
-            Column(task, f"{title} F1", "validation", ("f1",), "f1"),
+            column(f"{title} acc", "validation", ("accuracy",)),
+            column(f"{title} F1", "validation", ("f1",)),
         )
     if short == "stsb":
-        return (Column(task, title, "validation", ("pearson", "spearmanr"), "correlation"),)
+        return (column(title, "validation", ("pearson", "spearmanr"), "correlation"),)
     if short in TASKS:
-        metric = resolve_task(task)[0].metrics[0]
-        return (Column(task, title, "validation", (metric,), metric),)
+        return (column(title, "validation", (resolve_task(task)[0].metrics[0],)),)
     split = next(iter(scores), "validation")
-    metric = scores.get(split, {}).get("main", "accuracy")
-    return (Column(task, title, split, (metric,), metric),)
+    return (column(title, split, (scores.get(split, {}).get("main", "accuracy"),)),)
 
 
 def task_order(task: str) -> tuple[int, str]:

@@ -1,9 +1,14 @@
-"""``history.json`` of a run: what was logged, how the budget was spent, what it was worth."""
+"""What lies beside a run's record: ``history.json`` and the answers on its evaluation sets.
+
+The history has what was logged, how the budget was spent and what each triplet was worth.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +16,21 @@ from typing import Any
 
 from adalora.errors import UserError
 
-__all__ = ["Allocation", "History", "Point", "read_history"]
+__all__ = [
+    "Allocation",
+    "Confusion",
+    "History",
+    "Point",
+    "Traces",
+    "read_history",
+    "read_predictions",
+    "read_traces",
+]
 
 #: A step and what was measured at it.
 Point = tuple[int, float]
+# More classes than these are numbers (STS-B), or make no table that can be read.
+_MOST_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class History:
-    """The course of a run; each part may be empty.
+    """What a run logged; each part may be empty.
 
     Attributes:
         log_history: the Trainer's records.
@@ -60,6 +76,94 @@ class History:
             if isinstance(value, int | float) and math.isfinite(value) and "step" in entry:
                 points.setdefault(int(entry["step"]), float(value))
         return sorted(points.items())
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each true class was predicted as each: ``counts[true][predicted]``."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a run left beside its record.
+
+    Attributes:
+        history: empty where none was kept.
+        confusions: one per evaluation set whose predictions were kept and are classes.
+        notes: sentences on what could not be read.
+    """
+
+    history: History = History()
+    confusions: tuple[Confusion, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_traces(folder: Path | None) -> Traces:
+    """What lies in a run's folder, nothing where there is none; a damaged part becomes a note."""
+    if folder is None:
+        return Traces()
+    notes: list[str] = []
+    history = History()
+    try:
+        history = read_history(folder / "history.json")
+    except UserError as error:
+        notes.append(str(error))
+    confusions = []
+    for path in sorted(folder.glob("eval_predictions_*.tsv")):
+        try:
+            confusion = _confusion(path)
+        except UserError as error:
+            notes.append(f"{path.name} could not be read: {error}")
+            continue
+        if confusion is not None:
+            confusions.append(confusion)
+    return Traces(history, tuple(confusions), tuple(notes))
+
+
+def read_predictions(path: Path) -> tuple[list[str], list[str]]:
+    """Labels and predictions as written, in the order of the examples.
+
+    Raises:
+        UserError: if the file is missing or is none of predictions.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not there.")
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from error
+    if not rows or rows[0] != ["index", "label", "prediction"] or len(rows) < 2:
+        raise UserError(f"{path} does not begin with 'index, label, prediction' or has no rows.")
+    for number, row in enumerate(rows, 1):
+        if len(row) != 3:
+            raise UserError(f"{path}, line {number} has {len(row)} columns; expected 3.")
+    return [row[1] for row in rows[1:]], [row[2] for row in rows[1:]]
+
+
+def _confusion(path: Path) -> Confusion | None:
+    """The counts in a file of predictions; None where they are numbers or of very many classes."""
+    pairs = Counter(zip(*read_predictions(path), strict=True))
+    classes = sorted({name for pair in pairs for name in pair})
+    if not 2 <= len(classes) <= _MOST_CLASSES or all(_is_fraction(name) for name in classes):
+        return None
+    return Confusion(
+        name=path.stem.removeprefix("eval_predictions_"),
+        classes=tuple(classes),
+        counts=tuple(tuple(pairs[true, guess] for guess in classes) for true in classes),
+    )
+
+
+def _is_fraction(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return "." in word
 
 
 def read_history(path: Path) -> History:

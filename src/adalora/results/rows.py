@@ -1,22 +1,24 @@
-"""Runs into the rows of a table: what is averaged with what.
+"""Runs into rows: what is averaged with what, and what each row is called and cost.
 
 A row is a base model, a method and the flags of it; its runs of one task differ in the seed alone.
 Where they differ in another flag as well, the row is split by that flag: two learning rates are
 never averaged as if they were two seeds. Between tasks a row's flags may differ, as in the paper,
-and ``Row.differences`` tells which do.
+and ``Row.differences`` has those that do. A run that failed belongs to the row of its cell's other
+seeds, else to that of its cell's other tasks, else to a row of failures alone.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adalora.results.columns import Column, task_order, task_title
-from adalora.results.sources import Run
+from adalora.results.sources import Failure, Run
 
 __all__ = ["Row", "Spread", "row_label", "rows_of"]
 
@@ -30,16 +32,18 @@ _HOUSEKEEPING = frozenset(
     save_total_limit seed task_name tb_writter_loginterval test_file use_auth_token
     use_cpu preset""".split()
 )
-#: Flags that the label of a row tells already.
+#: Flags that the label of a row has already.
 _IN_LABEL = frozenset(
     """adapter_size adapter_type apply_adalora apply_adapter apply_bitfit apply_lora lora_init
     lora_plus_ratio lora_r lora_scaling lora_type model_name_or_path target_rank
     target_total_rank""".split()
 )
 
-#: Flags that make another method of it: told also where all runs share them.
-_ALWAYS_TOLD = frozenset("adapter_path lora_path masking_prob reg_loss_wgt".split())
+#: Flags that make another method of it: in the label also where all runs share them.
+_ALWAYS_SHOWN = frozenset("adapter_path lora_path masking_prob reg_loss_wgt".split())
 _DEFAULT = "default"
+#: What a sweep varies within a row, and the row's own name.
+_NO_METHOD = ("task", "method", "seed")
 
 
 @dataclass(frozen=True)
@@ -59,28 +63,44 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its runs by task, each task's in the order of their seeds."""
+    """One row: its runs by task, each task's in the order of their seeds, and those that failed."""
 
     base_model: str
     label: str
     runs: Mapping[str, tuple[Run, ...]]
+    failures: tuple[Failure, ...] = ()
 
     def figures(self, column: Column, epoch: str) -> dict[int, float]:
-        """Seed -> figure in percent, of the seeds that have one."""
+        """Seed -> figure in percent, of the seeds that have a finite one."""
         values = {
             run.record.seed: column.value(run.record.scores, epoch)
             for run in self.runs.get(column.task, ())
         }
-        return {seed: value for seed, value in values.items() if value is not None}
+        return {
+            seed: value
+            for seed, value in values.items()
+            if value is not None and math.isfinite(value)
+        }
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
         """Of every task."""
         return tuple(run for runs in self.runs.values() for run in runs)
 
+    def flagged(self, task: str) -> int:
+        """How many runs on ``task`` carry a warning."""
+        return sum(bool(run.record.warnings) for run in self.runs.get(task, ()))
+
+    def failed(self, task: str) -> tuple[Failure, ...]:
+        """The runs on ``task`` that failed."""
+        return tuple(one for one in self.failures if one.task == task)
+
     def parameters(self, name: str) -> float:
-        """Mean over the runs of a count of the record."""
-        return statistics.fmean(run.record.parameters[name] for run in self.all_runs)
+        """Mean over the runs of a count of the record; 0 without a run.
+
+        ``adapter_kept`` is what the paper counts, after pruning; ``adapter_initial`` before it.
+        """
+        return statistics.fmean([run.record.parameters[name] for run in self.all_runs] or [0])
 
     @property
     def differences(self) -> dict[str, dict[str, Any]]:
@@ -119,7 +139,7 @@ def row_label(run: Run) -> str:
     return record.method[:1].upper() + record.method[1:]
 
 
-def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
+def rows_of(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> tuple[list[Row], list[str]]:
     """The rows in the order in which their first runs come, and notes on runs left out."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
@@ -138,7 +158,36 @@ def rows_of(runs: Sequence[Run]) -> tuple[list[Row], list[str]]:
                     )
                 by_task[task] = tuple(newest[seed] for seed in sorted(newest))
             rows.append(Row(base, label + suffix, by_task))
-    return rows, notes
+    return _with_failures(rows, failures), notes
+
+
+def _with_failures(rows: Sequence[Row], failures: Sequence[Failure]) -> list[Row]:
+    cells = [[run.cell for run in row.all_runs if run.cell] for row in rows]
+    found: dict[int, list[Failure]] = defaultdict(list)
+    alone: dict[str, list[Failure]] = defaultdict(list)
+    varied = [name for name in _varied([one.cell for one in failures]) if name not in _NO_METHOD]
+    for failure in failures:
+        for left_out in ({"seed"}, {"seed", "task"}):
+            own = _without(failure.cell, left_out)
+            place = next(
+                (n for n, of in enumerate(cells) if any(_without(c, left_out) == own for c in of)),
+                None,
+            )
+            if place is not None:
+                found[place].append(failure)
+                break
+        else:
+            parts = [f"{name}={failure.cell[name]}" for name in varied if failure.cell.get(name)]
+            name = str(failure.cell.get("method") or "unnamed method")
+            alone[", ".join([name, *parts])].append(failure)
+    return [
+        *(replace(row, failures=tuple(found[index])) for index, row in enumerate(rows)),
+        *(Row("", label, {}, tuple(of)) for label, of in alone.items()),
+    ]
+
+
+def _without(cell: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if name not in names}
 
 
 def _created(run: Run) -> str:
@@ -160,7 +209,6 @@ def _split(runs: Sequence[Run]) -> dict[str, list[Run]]:
     parts: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         flags = _flags(run)
-        names = sorted(flags.keys() & (varied | _ALWAYS_TOLD))
-        told = [f"{name}={flags[name]}" for name in names]
-        parts["".join(f", {word}" for word in told)].append(run)
+        names = sorted(flags.keys() & (varied | _ALWAYS_SHOWN))
+        parts["".join(f", {name}={flags[name]}" for name in names)].append(run)
     return parts

@@ -1,4 +1,9 @@
-"""From what the user names (sweep folders, ``results.jsonl``, run folders) to runs and failures."""
+"""The one reader of finished runs: from sweep folders, their ledgers and run folders to runs.
+
+``read_source`` reads what a report is on, ``read_sources`` whatever a table is made from; rows,
+columns and scores come from ``rows`` and ``scores``, what else lies in a run's folder from
+``history``.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +21,40 @@ __all__ = [
     "Failure",
     "Result",
     "Run",
-    "Sources",
+    "Sweep",
     "read_results",
     "read_run",
+    "read_source",
     "read_sources",
+    "read_sweep",
 ]
+
+RESULTS_FILE = "results.jsonl"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its record, its folder (None where it is gone), its cell in a sweep."""
+    """A finished run: record, folder (None where it is gone), cell and id in a sweep."""
 
     record: RunRecord
     folder: Path | None
     cell: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
-        return str(self.folder) if self.folder is not None else f"seed {self.record.seed}"
+        """Its id in the sweep, or the name of its folder."""
+        if self.id or self.folder is None:
+            return self.id or f"seed {self.record.seed}"
+        return self.folder.resolve().name
 
     @property
     def task(self) -> str:
-        """The task, or the name of the user's own file."""
+        """The task; of the user's own data the sweep's name for it, or that of the file."""
         if self.record.task is not None:
             return self.record.task
+        if self.cell.get("task"):
+            return str(self.cell["task"])
         flags = self.record.flags
         own = flags.get("validation_file") or flags.get("train_file")
         return Path(str(own)).stem if own else "own data"
@@ -48,27 +62,41 @@ class Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run of a sweep that failed, and why."""
+    """A run of a sweep that failed, and why, in one line."""
 
     name: str
     cell: Mapping[str, Any]
     error: str
 
+    @property
+    def task(self) -> str:
+        """The task, as the sweep names it."""
+        return str(self.cell.get("task") or "own data")
+
 
 @dataclass(frozen=True)
-class Sources:
-    """All that was found, in the order in which it was named; ``notes`` tell what was left out."""
+class Sweep:
+    """Runs that are looked at together: those of a sweep so far, or of all folders named.
+
+    Attributes:
+        runs: finished, in the order in which they were named or noted.
+        failures: of runs that have not finished since.
+        notes: sentences on what was left out.
+        name: of the sweep's folder; empty for several sources.
+        plan: ``sweep.yaml`` as it was given; empty where there is none.
+    """
 
     runs: tuple[Run, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[Failure, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
+    plan: str = ""
 
 
-def read_sources(paths: Iterable[str]) -> Sources:
+def read_sources(paths: Iterable[str]) -> Sweep:
     """Read sweep folders, ``results.jsonl`` files, run folders, and folders of run folders.
 
-    A run that is named twice counts once. A sweep's later line on a run replaces the earlier one,
-    so that a run which failed and was repeated counts as what it became.
+    A run that is named twice counts once.
 
     Raises:
         UserError: if a path is none of them, a line cannot be read, or no run is found at all.
@@ -82,7 +110,7 @@ def read_sources(paths: Iterable[str]) -> Sources:
         if not path.exists():
             raise UserError(f"{path} does not exist; name a sweep's folder or a run's folder.")
         if path.suffix == ".jsonl" or (path / RESULTS_FILE).is_file():
-            found = _read_results(path if path.is_file() else path / RESULTS_FILE)
+            found = _read_ledger(path if path.is_file() else path / RESULTS_FILE)
             runs |= found[0]
             failures |= found[1]
             notes += found[2]
@@ -93,13 +121,51 @@ def read_sources(paths: Iterable[str]) -> Sources:
                 f"{path} holds neither {RESULTS_FILE} (of a sweep) nor {RECORD_FILE} (of a "
                 "finished run), nor folders with one; finish the run first, or name another folder."
             )
-        for folder in folders:
-            runs[folder.resolve()] = read_run(folder)
+        runs |= {folder.resolve(): read_run(folder) for folder in folders}
     if not runs:
         first = next(iter(failures.values()), None)
         why = "" if first is None else f" The first of {len(failures)} failures: {first.error}"
         raise UserError(f"No finished run was found in {', '.join(named)}.{why}")
-    return Sources(tuple(runs.values()), tuple(failures.values()), tuple(notes))
+    return Sweep(tuple(runs.values()), tuple(failures.values()), tuple(notes))
+
+
+def read_source(path: Path) -> Run | Sweep:
+    """The run or the sweep in the folder ``path``.
+
+    Raises:
+        UserError: if it is neither, is damaged, or no run of the sweep has ended yet.
+    """
+    if (path / RESULTS_FILE).is_file():
+        return read_sweep(path)
+    if (path / RECORD_FILE).is_file():
+        return read_run(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name the folder of a run or of a sweep.")
+    raise UserError(
+        f"{path} holds neither {RECORD_FILE} (the folder of a finished run of run_glue.py) nor "
+        f"{RESULTS_FILE} (the folder of a sweep), so there is nothing to report."
+    )
+
+
+def read_sweep(root: Path) -> Sweep:
+    """The sweep in the folder ``root``; failures alone are one too.
+
+    Raises:
+        UserError: if a line cannot be read, or no run has ended yet.
+    """
+    runs, failures, notes = _read_ledger(root / RESULTS_FILE)
+    if not runs and not failures:
+        raise UserError(
+            f"{root / RESULTS_FILE} has no finished run yet; report when the first has ended."
+        )
+    plan = root / "sweep.yaml"
+    return Sweep(
+        runs=tuple(runs.values()),
+        failures=tuple(failures.values()),
+        notes=tuple(notes),
+        name=root.resolve().name,
+        plan=plan.read_text(encoding="utf-8", errors="replace") if plan.is_file() else "",
+    )
 
 
 def read_run(folder: str | Path) -> Run:
@@ -116,22 +182,26 @@ def _parents(path: Path) -> Iterable[Path]:
     return (record.parent for record in path.glob(f"*/{RECORD_FILE}"))
 
 
-def _read_results(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:
+def _read_ledger(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:
+    """The runs and the failures of a sweep, by their folders; the last word on a run counts.
+
+    So a run that failed and was repeated is what it became. The file may come from elsewhere: only
+    folders inside its own are looked into.
+    """
     runs: dict[Path, Run] = {}
     failures: dict[Path, Failure] = {}
     results, notes = read_results(path)
+    root = path.parent.resolve()
     for result in results:
         folder = path.parent / result.folder
         key = folder.resolve()
         if result.record is not None:
             failures.pop(key, None)
-            runs[key] = Run(result.record, folder if folder.is_dir() else None, result.cell)
+            there = folder.is_dir() and key.is_relative_to(root)
+            runs[key] = Run(result.record, folder if there else None, result.cell, result.id)
         elif key not in runs:
             failures[key] = Failure(result.id, result.cell, " ".join(str(result.error).split()))
     return runs, failures, notes
-
-
-RESULTS_FILE = "results.jsonl"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Numbers as people read them."""
+"""Numbers, sizes and durations as people read them: the one home of such words for every room."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-__all__ = ["compact", "duration", "enumerate_words", "megabytes", "number", "plural"]
+__all__ = ["compact", "duration", "enumerate_words", "megabytes", "number", "plural", "span"]
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -52,3 +52,11 @@ def enumerate_words(words: Sequence[str]) -> str:
     if len(words) < 2:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def span(values: Sequence[float]) -> str:
+    """ "59.3k", or "59.3k to 61k" where the values differ visibly."""
+    if not values:
+        return "–"
+    low, high = compact(min(values)), compact(max(values))
+    return low if low == high else f"{low} to {high}"

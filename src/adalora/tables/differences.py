@@ -5,7 +5,6 @@ It reads the predictions that runs leave beside their record: ``eval_predictions
 
 from __future__ import annotations
 
-import csv
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from adalora.errors import UserError
 from adalora.glue.predictions import result_name
 from adalora.glue.tasks import Task, resolve_task
 from adalora.results.columns import CONVENTIONS, Column, task_score
+from adalora.results.history import read_predictions
 from adalora.results.rows import Row
 from adalora.results.scores import table_columns
 from adalora.results.sources import Run
@@ -178,23 +178,6 @@ class _Predictions:
         if path not in self._read:
             self._read[path] = read_predictions(path)
         return self._read[path]
-
-
-def read_predictions(path: Path) -> tuple[list[str], list[str]]:
-    """Labels and predictions as written, in the order of the examples.
-
-    Raises:
-        UserError: if the file is missing or is none of predictions.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is not there.")
-    with path.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-    if not rows or rows[0] != ["index", "label", "prediction"] or len(rows) < 2:
-        raise UserError(f"{path} does not begin with 'index, label, prediction' or has no rows.")
-    if any(len(row) != 3 for row in rows):
-        raise UserError(f"{path} has a row that is not of three columns.")
-    return [row[1] for row in rows[1:]], [row[2] for row in rows[1:]]
 
 
 def _classes(
