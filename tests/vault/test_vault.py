@@ -26,7 +26,7 @@ from safetensors import safe_open
 
 import adalora
 from adalora.cli import main
-from adalora.tables.sources import read_sources
+from adalora.results.sources import read_sources
 
 VAULT = Path(__file__).resolve().parent
 ROOT = VAULT.parents[1]
