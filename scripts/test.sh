@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Sets the environment up as the quickstart does, then runs the linter, the type checker and the
 # test suite. Arguments go to pytest:  bash scripts/test.sh tests/report -k table
+#   bash scripts/test.sh                  everything: at most eight minutes on two cores
+#   bash scripts/test.sh -m "not slow"    the first tier: at most three
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 
@@ -11,6 +13,7 @@ echo "mypy"
 "$environment_python" -m mypy
 echo "pytest"
 # Two workers of one thread each take less time than one of two threads: most of a test is Python.
-# A file stays whole, so that what its tests share is made once and no port is taken twice.
+# A file stays whole, so that what its tests share is made once and no port is taken twice; the order
+# is that of tests/conftest.py, which begins with what takes longest.
 export OMP_NUM_THREADS=1
-exec "$environment_python" -m pytest --numprocesses 2 --dist loadfile "$@"
+exec "$environment_python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,13 +1,16 @@
-"""The programs that the documentation shows run as they stand, in a process of their own."""
+"""The programs that the documentation shows run as they stand."""
 
 from __future__ import annotations
 
+import io
 import re
-import subprocess
-import sys
+import runpy
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
+from tests.program import unchanged_process
 
 LOOPS = Path(__file__).resolve().parents[1] / "docs" / "loops.md"
 
@@ -35,9 +38,9 @@ def test_a_shown_loop_prunes_to_its_target(name: str, tmp_path: Path) -> None:
         pytest.importorskip("lightning", reason="needs the extra adalora[lightning]")
     script = tmp_path / "program.py"
     script.write_text(programs()[name], encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    kept, total = map(int, re.findall(r"triplets kept: (\d+) of (\d+)", result.stdout)[0])
+    printed = io.StringIO()
+    with unchanged_process(), redirect_stdout(printed), chdir(tmp_path):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        runpy.run_path(str(script), run_name="__main__")
+    kept, total = map(int, re.findall(r"triplets kept: (\d+) of (\d+)", printed.getvalue())[0])
     assert kept * 2 == total

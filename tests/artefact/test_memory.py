@@ -103,6 +103,7 @@ def can_measure() -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_measure(), reason="needs Linux's record of resident memory")
 @pytest.mark.parametrize(
     ("stored", "dtype"),

@@ -126,6 +126,7 @@ def assert_trained(root: Path, task: str) -> None:
     assert (root / f"eval_results_{task}.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb"])
 def test_the_flags_of_a_task_script_train_and_evaluate(task: str, tmp_path: Path) -> None:
     write_tsv(tmp_path / "glue", [task])

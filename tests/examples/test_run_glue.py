@@ -166,6 +166,7 @@ def test_the_other_methods_train_through_the_same_program(
     assert set(read(root / "eval_results_mini-stsb.json")) >= {"eval_pearson", "eval_spearmanr"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -54,6 +54,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         rank: int = 3,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        longest: int = 512,
         **model_settings: Any,
     ) -> Path:
         torch.manual_seed(seed)
@@ -76,10 +77,12 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
         folder: Path = tmp_path_factory.mktemp(method)
+        tokenizer = load_tokenizer("nano")
+        tokenizer.model_max_length = longest
         save_artefact(
             folder,
             model,
-            tokenizer=load_tokenizer("nano"),
+            tokenizer=tokenizer,
             description=Description.of(
                 model,
                 base_model="nano",

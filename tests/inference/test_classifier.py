@@ -240,11 +240,12 @@ def test_the_base_is_in_memory_once(folders):
     assert added < 0.5 * only_base  # six adapters and heads, and not once more the base
 
 
-def test_a_tokenizer_of_the_same_files_is_in_memory_once(folders):
+def test_a_tokenizer_of_the_same_files_is_in_memory_once(folders, make):
     classifier = adalora.load(folders["lora"], device="cpu", name="lora")
     tokenizer = classifier.tokenizer
-    for name, shared in (("frd", True), ("mnli", False)):  # the run cut its texts to 48 tokens
-        classifier.add(folders[name], name)
+    others = {"frd": folders["frd"], "mnli": folders["mnli"], "shorter": make(longest=48)}
+    for name, shared in (("frd", True), ("mnli", True), ("shorter", False)):
+        classifier.add(others[name], name)
         with classifier.using(name):
             assert (classifier.tokenizer is tokenizer) == shared
 

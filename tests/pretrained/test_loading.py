@@ -41,8 +41,9 @@ SIZES = {"num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddin
 CONFIGS: dict[str, Callable[[], Any]] = {
     **{
         name: partial(tiny_config, name, **SIZES)
-        for name in ("deberta-v2", "deberta", "bert", "roberta", "electra")
+        for name in ("deberta-v2", "deberta", "bert", "electra")
     },
+    "roberta": partial(tiny_config, "roberta", **SIZES, pad_token_id=1),
     "albert": partial(tiny_config, "albert", **SIZES, embedding_size=8),
     "distilbert": lambda: DistilBertConfig(
         vocab_size=40, dim=16, n_heads=2, n_layers=1, hidden_dim=16

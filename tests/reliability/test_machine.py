@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.program import PROGRAM, run_program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -51,22 +51,35 @@ def test_a_batch_that_finds_no_memory_is_reported_with_its_size_and_what_to_lowe
     assert "accumulation" not in evaluated
 
 
-@pytest.mark.parametrize("size", [5_000, 60_000])
-def test_a_disk_that_refuses_anywhere_in_a_run_ends_it_in_one_sentence(
-    start_run: Callable[..., Any], run_python: Run, size: int
-) -> None:
-    """A limit on the size of files: first for the log, the tokens and TensorBoard, then later."""
-    run = start_run("--report_to", "tensorboard")
-    program = (
-        "import resource, runpy, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        f"sys.argv = ['run_glue.py', *{run.flags!r}]\n"
-        "from killable_run import PROGRAM\n"
-        "runpy.run_path(str(PROGRAM), run_name='__main__')\n"
-    )
-    here = str(Path(__file__).parent)
-    done = run_python(f"import sys; sys.path.insert(0, {here!r})\n{program}")
+def assert_one_sentence(done: Any) -> None:
     assert done.returncode == 2, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert "could not be written" in done.stderr
+
+
+def test_a_disk_that_refuses_the_log_ends_a_run_in_one_sentence(
+    start_run: Callable[..., Any], run_python: Run
+) -> None:
+    """A limit on the size of files. To the end of the process: TensorBoard writes until then."""
+    run = start_run("--report_to", "tensorboard")
+    done = run_python(
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
+        f"sys.argv = ['run_glue.py', *{run.flags!r}]\n"
+        f"runpy.run_path({str(PROGRAM)!r}, run_name='__main__')\n"
+    )
+    assert_one_sentence(done)
+
+
+def test_a_disk_that_refuses_a_checkpoint_ends_a_run_in_one_sentence(
+    start_run: Callable[..., Any],
+) -> None:
+    run = start_run("--report_to", "tensorboard")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    try:
+        done = run_program(*run.flags, expect=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_one_sentence(done)

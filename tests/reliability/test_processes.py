@@ -42,6 +42,7 @@ def test_a_lost_process_ends_its_job_which_goes_on_and_stops_at_a_signal_to_one(
     assert (run.model / "adalora.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_by_the_signals_status_and_the_second_signal_at_once(
     start_run: Callable[..., Any],
 ) -> None:

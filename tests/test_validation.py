@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+SOURCE = Path(__file__).resolve().parents[1] / "src"
 OURS = "class SVDLinear: ...\nclass RankAllocator: ...\ndef compute_orth_regu(): ...\n"
 PROGRAM = """
 import sys
