@@ -9,6 +9,7 @@ The commands of the original AdaLoRA repository run unchanged:
         --apply_adalora --apply_lora --lora_type svd --lora_r 2 --target_rank 1 ...
 
 Try it without a network: --model_name_or_path nano --task_name mini-sst2. Flags: --help.
+What it does stands in order on one page: ``train_and_evaluate`` in ``adalora/training/program.py``.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from adalora.errors import exit_with_message
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do what the flags say; every step of it stands in ``adalora.training.program``."""
+    """Do what the flags say."""
     if show_help(sys.argv[1:] if argv is None else argv):
         return
     require_our_loralib()
-    from adalora.training import program
+    from adalora.training.program import run
 
-    program.run(argv, program="run_glue.py", script=Path(__file__))
+    run(argv, program="run_glue.py", script=Path(__file__))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ microsoft/LoRA's.
 
 from __future__ import annotations
 
-from .allocator import SCORES, RankAllocator
+from .allocator import RankAllocator
 from .base import LoRALayer
 from .dora import DoRALinear
-from .importance import Importance, Magnitude
+from .importance import SCORES, Importance, Magnitude
 from .layers import Conv2d, Embedding, Linear, MergedLinear
 from .regularizer import compute_frd_orth_regu, compute_orth_regu, orthogonality
 from .schedule import BudgetSchedule, GrowthSchedule, make_schedule

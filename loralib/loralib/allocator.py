@@ -7,27 +7,50 @@ They keep receiving gradient, so that a triplet can come back before the final p
 importance stands still. A step with a gradient that is not finite is no step for importance, while
 the schedule goes on by its index. Selection is one sort on the device; nothing waits for the host.
 
-Variants of it, each its own file: what is scored (``importance``, ``magnitude``), what a budget
-buys (``selection``), and what is masked in which kind of layer (``ranked``).
+The variants: what is scored (``importance``), what a budget buys (``selection``), and what is
+masked in which kind of layer (``ranked``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .importance import Importance, Magnitude
+from .importance import SCORES, make_importance
 from .ranked import factors_of, mask, ranked_layers
 from .schedule import BudgetSchedule, make_schedule
 from .selection import ALLOCATIONS, Growth, Pruning
 from .tensorboard import write_allocation, write_orthogonality
 
-SCORES = ("uncertainty", "sensitivity", "magnitude")
+
+def check_method(
+    *, importance_score: str, allocation: str, lora_type: str, beta1: float, beta2: float
+) -> None:
+    """Refuse a variant that does not exist; the only place that does.
+
+    Raises:
+        ValueError: if a word is unknown, a beta is not between 0 and 1, or doublets are to grow.
+    """
+    for name, word, known in (
+        ("importance_score", importance_score, SCORES),
+        ("allocation", allocation, ALLOCATIONS),
+    ):
+        if word not in known:
+            *others, last = known
+            raise ValueError(f"{name} is {word!r}; choose {', '.join(others)} or {last}")
+    if allocation == "grow" and lora_type == "frd":
+        raise ValueError(
+            "allocation is 'grow', and doublets of plain LoRA cannot grow, because a masked one "
+            "gets no gradient; prune them, or use SVD layers"
+        )
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 < beta < 1:
+            raise ValueError(f"{name} is {beta}; it must be above 0 and below 1")
 
 
 class RankAllocator:
@@ -35,9 +58,7 @@ class RankAllocator:
 
     Args:
         model: holds SVDLinear layers; it may be wrapped (DistributedDataParallel).
-        lora_r: initial rank per matrix, as told to the user; the model's own ranks count. With
-            ``allocation="grow"`` the largest rank per matrix, and every matrix starts with one
-            triplet.
+        lora_r: initial rank per matrix; the model's own ranks count, and this is not used.
         target_rank: mean rank per matrix at the end.
         init_warmup: last step with the starting budget.
         final_warmup: steps at the end with the target budget.
@@ -50,12 +71,14 @@ class RankAllocator:
         tb_writter_loginterval: steps between two records.
         lora_type: ``svd`` allocates triplets of SVDLinear layers, ``frd`` doublets of plain LoRA
             layers.
-        score: ``uncertainty`` (eq. 13), ``sensitivity`` (eq. 11 alone) or ``magnitude`` (|λ|).
-        allocation: ``prune`` from ``lora_r`` down to the target, or ``grow`` up to it from one.
+        importance_score: ``uncertainty`` (eq. 13), ``sensitivity`` (eq. 11 alone) or ``magnitude``
+            (|λ|).
+        allocation: ``prune`` from the ranks of the layers down to the target, or ``grow`` up to it
+            from one triplet per matrix, to at most those ranks.
 
     Raises:
         ValueError: if the model has no layer of that type, a number is out of its range, a word is
-            unknown, or doublets are to grow: a masked one gets no gradient.
+            unknown, or doublets are to grow.
     """
 
     def __init__(
@@ -74,50 +97,29 @@ class RankAllocator:
         tb_writter_loginterval: int = 500,
         *,
         lora_type: str = "svd",
-        score: str = "uncertainty",
+        importance_score: str = "uncertainty",
         allocation: str = "prune",
     ) -> None:
-        for name, word, known in (
-            ("score", score, SCORES),
-            ("allocation", allocation, ALLOCATIONS),
-        ):
-            if word not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {word!r}")
-        if allocation == "grow" and lora_type == "frd":
-            raise ValueError("doublets of plain LoRA cannot grow: a masked one gets no gradient")
-        for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 < beta < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {beta}")
-        if target_total_rank is None and target_rank > lora_r:
-            raise ValueError(
-                f"target_rank {target_rank} is above lora_r {lora_r}, the largest rank of a matrix"
-            )
+        check_method(
+            importance_score=importance_score,
+            allocation=allocation,
+            lora_type=lora_type,
+            beta1=beta1,
+            beta2=beta2,
+        )
         if tb_writter_loginterval < 1:
             raise ValueError(
                 f"tb_writter_loginterval must be 1 or more, got {tb_writter_loginterval}"
             )
-        self.lora_type, self.score, self.allocation = lora_type, score, allocation
+        self.lora_type, self.importance_score = lora_type, importance_score
+        self.allocation = allocation
         self._take(model)
-        self.lora_init_rank = lora_r
-        self.ave_target_rank = target_rank
         self.total_rank = sum(layer.r for layer in self._layers.values())
-        self.target_rank = (
-            target_rank * len(self._layers) if target_total_rank is None else target_total_rank
-        )
-        self.initial_warmup = init_warmup
-        self.final_warmup = final_warmup
-        self.mask_interval = mask_interval
         self.beta1, self.beta2 = beta1, beta2
         self.tb_writter = tb_writter
         self.log_interval = tb_writter_loginterval
-        self.importance: Importance | Magnitude
-        if score == "magnitude":
-            self.importance = Magnitude(self._layers)
-        else:
-            uncertain = score == "uncertainty"
-            self.importance = Importance(self._layers, beta1, beta2, uncertainty=uncertain)
+        self.importance = make_importance(importance_score, self._layers, beta1, beta2)
         self.schedule: BudgetSchedule | None = None
-        self.total_step: int | None = None
         self.global_step = -1
         self.steps_seen = 0
         self.updates_due = 0
@@ -130,8 +132,55 @@ class RankAllocator:
         first = self._rule.first()
         everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
         self._survivors: Tensor = everything if first is None else first
+        if target_total_rank is None:
+            target_total_rank = target_rank * len(self._layers)
+        #: The original's attribute is a total, where its argument of this name is a mean.
+        self.target_rank = target_total_rank
+        self._phases = {
+            "target_total_rank": target_total_rank,
+            "init_warmup": init_warmup,
+            "final_warmup": final_warmup,
+            "mask_interval": mask_interval,
+        }
         if total_step is not None:
             self.set_total_step(total_step)
+
+    @classmethod
+    def from_schedule(
+        cls, model: nn.Module, schedule: BudgetSchedule, *, beta1: float, beta2: float, **how: Any
+    ) -> Self:
+        """An allocator that follows ``schedule``, which also says whether ranks fall or grow.
+
+        Args:
+            model: as for the constructor.
+            schedule: over the triplets of ``model``.
+            beta1: as for the constructor.
+            beta2: likewise.
+            **how: ``lora_type``, ``importance_score``, ``tb_writter``, ``tb_writter_loginterval``.
+
+        Raises:
+            ValueError: as the constructor, or if the schedule is for another number of triplets.
+        """
+        allocator = cls(
+            model,
+            lora_r=schedule.room,
+            target_rank=0,
+            init_warmup=schedule.init_warmup,
+            final_warmup=schedule.final_warmup,
+            mask_interval=schedule.mask_interval,
+            beta1=beta1,
+            beta2=beta2,
+            target_total_rank=schedule.target_total_rank,
+            allocation=schedule.allocation,
+            **how,
+        )
+        if schedule.room != allocator.total_rank:
+            raise ValueError(
+                f"the schedule is for {schedule.room} triplets, and the model has "
+                f"{allocator.total_rank}"
+            )
+        allocator.schedule = schedule
+        return allocator
 
     def _take(self, model: nn.Module) -> None:
         """Find the layers of ``model``, and the parameters that its optimizer steps with them."""
@@ -139,7 +188,7 @@ class RankAllocator:
         self._layers = ranked_layers(model, self.lora_type)
         names = factors_of(self._layers)
         factors = {layer.get_parameter(n) for layer in self._layers.values() for n in names}
-        self._beside = [p for p in model.parameters() if p not in factors]
+        self._others = [p for p in model.parameters() if p not in factors]
 
     def set_total_step(self, total_step: int) -> None:
         """Fix the length of the run.
@@ -151,13 +200,9 @@ class RankAllocator:
             self.allocation,
             most=self.total_rank,
             matrices=len(self._layers),
-            target_total_rank=self.target_rank,
-            init_warmup=self.initial_warmup,
-            final_warmup=self.final_warmup,
-            mask_interval=self.mask_interval,
             total_step=total_step,
+            **self._phases,
         )
-        self.total_step = total_step
 
     @property
     def skipped_steps(self) -> int:
@@ -190,8 +235,8 @@ class RankAllocator:
         self.steps_seen += 1
         if global_step < schedule.total_step - schedule.final_warmup:
             self.updates_due += 1
-            beside = [p.grad for p in self._beside if p.grad is not None]
-            counted = self.importance.update(self._layers, beside)
+            others = [p.grad for p in self._others if p.grad is not None]
+            counted = self.importance.update(self._layers, others)
             if counted is None:
                 self._skipped += 1
             else:
@@ -207,8 +252,8 @@ class RankAllocator:
         if self.schedule is None:
             raise ValueError(
                 "total_step was never set: give it to RankAllocator(total_step=...) or call "
-                f"set_total_step (init_warmup {self.initial_warmup}, "
-                f"final_warmup {self.final_warmup})"
+                f"set_total_step (init_warmup {self._phases['init_warmup']}, "
+                f"final_warmup {self._phases['final_warmup']})"
             )
         return self.schedule
 
@@ -262,7 +307,7 @@ class RankAllocator:
         """Everything a resumed run needs to continue exactly: tensors and plain values."""
         return {
             "lora_type": self.lora_type,
-            "score": self.score,
+            "score": self.importance_score,
             "allocation": self.allocation,
             "schedule": asdict(self._require_schedule()),
             "betas": [self.beta1, self.beta2],
@@ -283,11 +328,15 @@ class RankAllocator:
                 model; the difference is named and nothing is changed.
         """
         # States of before there were variants do not name theirs.
-        usual = {"lora_type": "svd", "score": "uncertainty", "allocation": "prune"}
+        own_variant = (
+            ("lora_type", self.lora_type, "svd"),
+            ("score", self.importance_score, "uncertainty"),
+            ("allocation", self.allocation, "prune"),
+        )
         other = [
-            f"{name} {state.get(name, word)} there, {getattr(self, name)} here"
-            for name, word in usual.items()
-            if state.get(name, word) != getattr(self, name)
+            f"{name} {state.get(name, usual)} there, {word} here"
+            for name, word, usual in own_variant
+            if state.get(name, usual) != word
         ]
         if other:
             raise ValueError(f"the state is of another allocation: {'; '.join(other)}")

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .ranked import RankedLayer, factors_of
-from .stacks import Stacks
+from .ranked import RankedLayer, Stacks, factors_of
+
+SCORES = ("uncertainty", "sensitivity", "magnitude")
 
 
 class _Averages:
@@ -115,7 +116,7 @@ class Importance:
 
     @torch.no_grad()
     def update(
-        self, layers: Mapping[str, RankedLayer], beside: Sequence[Tensor] = ()
+        self, layers: Mapping[str, RankedLayer], other_gradients: Sequence[Tensor] = ()
     ) -> Tensor | None:
         """Take in the gradients of one step (eq. 10-12), with the weights after the step.
 
@@ -123,9 +124,9 @@ class Importance:
 
         Args:
             layers: as given to the constructor.
-            beside: gradients of the step's other parameters. One that is not finite means that the
-                step was none: the gradient scaler passed it over, or clipping by an infinite norm
-                made zeros of the layers' own gradients.
+            other_gradients: of the step's other parameters. One that is not finite means that the
+                optimizer made no step: the gradient scaler skipped it, or clipping by an infinite
+                norm set the layers' own gradients to zero.
 
         Returns:
             Scalar bool on the device, whether the step counted; None if a gradient is missing.
@@ -139,7 +140,7 @@ class Importance:
             now[factor] = averages.products(parameters, gradients)
         # The product with a gradient that is not finite is not finite either.
         everything = [value for values in now.values() for value in values]
-        everything += [gradient.to(self.dtype) for gradient in beside]
+        everything += [gradient.to(self.dtype) for gradient in other_gradients]
         largest = torch.stack(torch._foreach_norm(everything, ord=float("inf")))
         finite = torch.isfinite(largest).all()
         # In the averages' own precision: a float32 weight would cost float64 its digits.
@@ -237,13 +238,13 @@ class Magnitude:
 
     @torch.no_grad()
     def update(
-        self, layers: Mapping[str, RankedLayer], beside: Sequence[Tensor] = ()
+        self, layers: Mapping[str, RankedLayer], other_gradients: Sequence[Tensor] = ()
     ) -> Tensor | None:
         """Take in the values after a step; ones that are not finite leave all as they were.
 
         Args:
             layers: as given to the constructor.
-            beside: not looked at: a step passed over leaves the values right.
+            other_gradients: not used: a skipped step leaves the values as they are.
 
         Returns:
             Scalar bool on the device, whether the step counted.
@@ -275,3 +276,12 @@ class Magnitude:
                 f"{list(self._values.shape)}"
             )
         self._values.copy_(stored)
+
+
+def make_importance(
+    importance_score: str, layers: Mapping[str, RankedLayer], beta1: float, beta2: float
+) -> Importance | Magnitude:
+    """What judges the triplets of ``layers``, by its name in ``SCORES``."""
+    if importance_score == "magnitude":
+        return Magnitude(layers)
+    return Importance(layers, beta1, beta2, uncertainty=importance_score == "uncertainty")

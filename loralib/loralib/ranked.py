@@ -6,12 +6,13 @@ A) has nothing else to mask and is zeroed whole: "prune LoRA" of AdaLoRA's table
 optimizer's momentum can bring it back, which is the weakness that the paper's §3.1 names.
 
 A matrix's rank goes by the name ``<module>.lora_E`` in both forms: plain LoRA is the case in which
-every singular value is 1.
+every singular value is 1. ``Stacks`` takes matrices of one shape together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -131,3 +132,44 @@ def require_svd_layers(model: nn.Module, purpose: str) -> dict[str, SVDLinear]:
             "with SVDLinear.from_linear(layer, r=12, lora_alpha=16)"
         )
     return layers
+
+
+class Stacks:
+    """A fixed list of tensors, grouped by shape, dtype and device.
+
+    Args:
+        tensors: the list; later calls take lists of the same length and shapes.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        members: dict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = defaultdict(list)
+        for index, tensor in enumerate(tensors):
+            members[tensor.shape, tensor.dtype, tensor.device].append(index)
+        self.members = list(members.values())
+        self.count = len(tensors)
+
+    def stack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """One tensor [members, ...] per group."""
+        return [torch.stack([tensors[i] for i in group]) for group in self.members]
+
+    def views(self, stacked: Sequence[Tensor]) -> list[Tensor]:
+        """The groups' members in the order of the list, as views."""
+        result: dict[int, Tensor] = {}
+        for group, whole in zip(self.members, stacked, strict=True):
+            result.update(zip(group, whole.unbind(), strict=True))
+        return [result[index] for index in range(self.count)]
+
+    def order(self, sizes: Sequence[int]) -> Tensor:
+        """Where each entry of the list's concatenation stands in that of the groups, int64.
+
+        Args:
+            sizes: entries per tensor of the list.
+        """
+        starts, position = {}, 0
+        for group in self.members:
+            for index in group:
+                starts[index] = position
+                position += sizes[index]
+        return torch.cat(
+            [torch.arange(starts[i], starts[i] + size) for i, size in enumerate(sizes)]
+        )

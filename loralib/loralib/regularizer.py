@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Linear
-from .ranked import require_svd_layers
-from .stacks import Stacks
+from .ranked import Stacks, require_svd_layers
 from .svd import SVDLinear
 
 

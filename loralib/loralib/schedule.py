@@ -9,6 +9,7 @@ the published code's form (QingruZhang/AdaLoRA, ``loralib/adalora.py``), with it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class BudgetSchedule:
             leave no step to fall in.
     """
 
+    #: The word for it, as ``RankAllocator`` takes it, and what happens in its middle phase.
+    allocation: ClassVar[str] = "prune"
+    phase: ClassVar[str] = "decay"
+
     total_rank: int
     target_total_rank: int
     init_warmup: int
@@ -44,10 +49,15 @@ class BudgetSchedule:
         self._check_target()
         if self.total_step <= self.init_warmup + self.final_warmup:
             raise ValueError(
-                f"init_warmup {self.init_warmup} + final_warmup {self.final_warmup} leave no step "
-                f"for the ranks to change in: total_step is {self.total_step} and must be more "
-                "than their sum"
+                f"init_warmup {self.init_warmup} + final_warmup {self.final_warmup} leave no "
+                f"{self.phase} phase, because total_step is {self.total_step}; lower them, to 0.1 "
+                "and 0.3 of the steps for example"
             )
+
+    @property
+    def room(self) -> int:
+        """Triplets that the model has, masked ones included."""
+        return self.total_rank
 
     def _check_target(self) -> None:
         if self.target_total_rank > self.total_rank:
@@ -86,8 +96,8 @@ class GrowthSchedule(BudgetSchedule):
     """A budget that rises from ``total_rank`` to ``target_total_rank``, evenly over the steps.
 
     IncreLoRA (arXiv 2308.12043) adds as many triplets every interval until the target is reached.
-    Departure: how many follows from the length of the middle phase, where IncreLoRA is told how
-    many and ends when it ends.
+    Departure: how many follows from the length of the middle phase, where IncreLoRA is given
+    how many and ends when it ends.
 
     Args:
         most: triplets that the model has room for, masked ones included.
@@ -97,7 +107,15 @@ class GrowthSchedule(BudgetSchedule):
             if ``final_warmup`` leaves no step in which the ranks are final.
     """
 
+    allocation: ClassVar[str] = "grow"
+    phase: ClassVar[str] = "growth"
+
     most: int
+
+    @property
+    def room(self) -> int:
+        """Triplets that the model has, masked ones included."""
+        return self.most
 
     def _check_target(self) -> None:
         if not self.total_rank <= self.target_total_rank <= self.most:

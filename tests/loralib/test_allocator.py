@@ -105,9 +105,9 @@ def test_the_state_of_another_model_is_refused(make_allocator: Callable[..., Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target_rank": 4}, "target_rank 4 is above lora_r 3"),
-        ({"beta1": 1.0}, r"beta1 must lie between 0 and 1.*got 1\.0"),
-        ({"beta2": 0.0}, r"beta2 must lie between 0 and 1.*got 0\.0"),
+        ({"target_rank": 4}, "target of 12 triplets is above the 9"),
+        ({"beta1": 1.0}, r"beta1 is 1\.0; it must be above 0 and below 1"),
+        ({"beta2": 0.0}, r"beta2 is 0\.0; it must be above 0 and below 1"),
         ({"total_step": 6}, "total_step is 6"),
         ({"tb_writter_loginterval": 0}, "got 0"),
     ],
@@ -173,3 +173,25 @@ def test_the_originals_records_are_written_at_their_interval(
     for tag in ("Ranknum/layers.2.lora_E", "Budget/total_rank", "Budget/mask_threshold"):
         assert writer.tags[tag] == [6, 12, 18]
     assert writer.tags["Budget/sum_param"] == [6, 12, 18]
+
+
+@pytest.mark.parametrize("allocation", loralib.ALLOCATIONS)
+def test_a_ready_schedule_is_the_one_that_is_followed(
+    allocation: str,
+    make_stack: Callable[..., Any],
+    make_allocator: Callable[..., Any],
+    run: Callable[..., Any],
+) -> None:
+    by_numbers, by_schedule = make_stack(), make_stack()
+    numbers = make_allocator(by_numbers, target_rank=2, allocation=allocation)
+    allocator = loralib.RankAllocator.from_schedule(
+        by_schedule, numbers.schedule, beta1=0.85, beta2=0.85
+    )
+    assert allocator.schedule is numbers.schedule
+    first, second = run(by_numbers, numbers, range(20)), run(by_schedule, allocator, range(20))
+    assert [budget for budget, _ in first] == [budget for budget, _ in second]
+    assert numbers.get_rank_pattern() == allocator.get_rank_pattern()
+    with pytest.raises(ValueError, match="is for 9 triplets, and the model has 12"):
+        loralib.RankAllocator.from_schedule(
+            make_stack(rank=4), numbers.schedule, beta1=0.85, beta2=0.85
+        )

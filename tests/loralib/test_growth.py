@@ -44,7 +44,7 @@ def test_the_budget_rises_evenly_from_one_triplet_per_matrix_to_the_target() -> 
         ({"target_total_rank": 5}, "from 6 triplets, one per matrix.* the target of 5"),
         ({"final_warmup": 2}, None),
         ({"final_warmup": 1}, "final_warmup is 1: growing ranks need at least 2"),
-        ({"total_step": 30}, "leave no step"),
+        ({"total_step": 30}, "leave no growth phase, because total_step is 30"),
     ],
 )
 def test_a_growth_that_cannot_be_is_refused(change: dict[str, int], message: str | None) -> None:
@@ -83,7 +83,12 @@ def test_ranks_grow_by_the_budget_and_what_has_not_grown_moves_nothing(
     assert torch.equal(model(x), model.head(base))
 
     allocator = make_allocator(
-        model, target_rank=2, total_step=40, final_warmup=10, score=score, allocation="grow"
+        model,
+        target_rank=2,
+        total_step=40,
+        final_warmup=10,
+        importance_score=score,
+        allocation="grow",
     )
     assert set(allocator.get_rank_pattern().values()) == {1}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)

@@ -73,9 +73,9 @@ def averages(
     "variant",
     [
         {},
-        {"score": "sensitivity"},
+        {"importance_score": "sensitivity"},
         {"lora_type": "frd"},
-        {"lora_type": "frd", "score": "sensitivity"},
+        {"lora_type": "frd", "importance_score": "sensitivity"},
     ],
     ids=str,
 )
@@ -89,7 +89,7 @@ def test_scores_equal_the_slow_form(
     for index, layer in enumerate(model.layers):
         entries = {
             factor: sensitivity[name]
-            * (1 if variant.get("score") == "sensitivity" else uncertainty[name])
+            * (1 if variant.get("importance_score") == "sensitivity" else uncertainty[name])
             for factor in FACTORS
             if (name := f"layers.{index}.{factor}") in sensitivity
         }
@@ -106,7 +106,9 @@ def test_magnitude_is_that_of_the_singular_value(
     lora_type: str, make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
 ) -> None:
     model = model_of({"lora_type": lora_type}, make_stack)
-    allocator = make_allocator(model, init_warmup=12, lora_type=lora_type, score="magnitude")
+    allocator = make_allocator(
+        model, init_warmup=12, lora_type=lora_type, importance_score="magnitude"
+    )
     recorded(model, allocator, steps=2)
     expected = []
     for layer in model.layers:
@@ -124,7 +126,7 @@ def test_magnitude_passes_over_values_that_are_not_finite(
     make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
 ) -> None:
     model = make_stack()
-    allocator = make_allocator(model, score="magnitude")
+    allocator = make_allocator(model, importance_score="magnitude")
     train(model, allocator, range(2))
     before = allocator.importance.scores()
     with torch.no_grad():

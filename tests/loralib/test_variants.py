@@ -14,14 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import loralib
 
 VARIANTS: list[dict[str, str]] = [
-    {"score": "sensitivity"},
-    {"score": "magnitude"},
+    {"importance_score": "sensitivity"},
+    {"importance_score": "magnitude"},
     {"lora_type": "frd"},
-    {"lora_type": "frd", "score": "sensitivity"},
-    {"lora_type": "frd", "score": "magnitude"},
+    {"lora_type": "frd", "importance_score": "sensitivity"},
+    {"lora_type": "frd", "importance_score": "magnitude"},
     {"allocation": "grow"},
-    {"allocation": "grow", "score": "sensitivity"},
-    {"allocation": "grow", "score": "magnitude"},
+    {"allocation": "grow", "importance_score": "sensitivity"},
+    {"allocation": "grow", "importance_score": "magnitude"},
 ]
 
 
@@ -30,7 +30,7 @@ def test_pruned_doublets_are_zero_and_the_budget_is_kept(
     score: str, make_allocator: Callable[..., Any]
 ) -> None:
     model = Plain()
-    allocator = make_allocator(model, target_rank=1, lora_type="frd", score=score)
+    allocator = make_allocator(model, target_rank=1, lora_type="frd", importance_score=score)
     losses = train(model, allocator, range(20))
     pattern = allocator.get_rank_pattern()
     assert sum(pattern.values()) == 3
@@ -90,10 +90,14 @@ def test_resuming_a_variant_from_its_state_is_bit_equal(
 @pytest.mark.parametrize(
     ("there", "here", "message"),
     [
-        ({}, {"score": "sensitivity"}, "score uncertainty there, sensitivity here"),
-        ({"score": "magnitude"}, {}, "score magnitude there, uncertainty here"),
+        ({}, {"importance_score": "sensitivity"}, "score uncertainty there, sensitivity here"),
+        ({"importance_score": "magnitude"}, {}, "score magnitude there, uncertainty here"),
         ({}, {"allocation": "grow"}, "allocation prune there, grow here"),
-        ({"score": "sensitivity"}, {"score": "magnitude"}, "sensitivity there, magnitude here"),
+        (
+            {"importance_score": "sensitivity"},
+            {"importance_score": "magnitude"},
+            "sensitivity there, magnitude here",
+        ),
     ],
 )
 def test_the_state_of_another_variant_is_refused(
@@ -118,14 +122,14 @@ def test_a_state_of_before_the_variants_is_that_of_the_published_method(
         del state[name]
     make_allocator(model).load_state_dict(state)
     with pytest.raises(ValueError, match="score uncertainty there, magnitude here"):
-        make_allocator(model, score="magnitude").load_state_dict(state)
+        make_allocator(model, importance_score="magnitude").load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"score": "salience"}, "score must be one of uncertainty, sensitivity, magnitude, got"),
-        ({"allocation": "shrink"}, "allocation must be one of prune, grow, got 'shrink'"),
+        ({"importance_score": "salience"}, "importance_score is 'salience'; choose uncertainty"),
+        ({"allocation": "shrink"}, "allocation is 'shrink'; choose prune or grow"),
         ({"lora_type": "dora"}, "lora_type must be svd or frd, got 'dora'"),
         ({"lora_type": "frd"}, r"needs at least one loralib\.Linear with r > 0"),
         ({"lora_type": "frd", "allocation": "grow"}, "doublets of plain LoRA cannot grow"),

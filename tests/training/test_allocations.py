@@ -1,4 +1,4 @@
-"""The course of an allocation: bounded, with its ends, and the same after any resume."""
+"""The history of an allocation: bounded, with its ends, and the same after any resume."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_entry_is_what_was_allocated() -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 7, 30, 31, 299])
-def test_a_resumed_course_is_the_uninterrupted_one(stop: int, tmp_path: Path) -> None:
+def test_a_resumed_history_is_the_uninterrupted_one(stop: int, tmp_path: Path) -> None:
     total = 300
     whole, first, second = (AllocationHistory(total) for _ in range(3))
     note(whole, range(total))
@@ -78,7 +78,7 @@ def test_before_the_first_allocation_there_is_nothing(tmp_path: Path) -> None:
     assert history.entries() == []
 
 
-def test_a_trainer_that_was_resumed_tells_the_whole_course(
+def test_a_trainer_that_was_resumed_has_the_whole_history(
     make_model: Make, make_arguments: Make, examples: list[Any], tmp_path: Path
 ) -> None:
     settings = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)

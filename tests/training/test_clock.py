@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from adalora.storage.snapshots import newest_sound, snapshots
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.callbacks import TrainingTime
 from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
@@ -34,54 +35,36 @@ class SetClock(TrainerCallback):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("by", [-HOUR, HOUR])
-def test_durations_are_those_of_a_clock_that_nobody_sets(
+def test_a_run_is_timed_by_the_monotonic_clock(
     make_model: Make,
     make_arguments: Make,
     examples: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     by: float,
 ) -> None:
+    """Its record's seconds, and those of them that were spent on evaluation."""
     model = make_model()
     trainer = AdaLoraTrainer(
         model=model,
-        args=make_arguments(),
+        args=make_arguments(eval_strategy="steps", eval_steps=4),
         adaptation=AdaLora(model, SETTINGS),
         train_dataset=examples,
         eval_dataset=examples[:16],
         callbacks=[SetClock(monkeypatch, by)],
     )
     started = time.monotonic()
-    metrics = trainer.train().metrics | trainer.evaluate()
+    trainer.train()
     elapsed = time.monotonic() - started
-    assert 0 < metrics["train_runtime"] < elapsed
-    assert 0 < metrics["eval_runtime"] < elapsed
-    assert not any(key.endswith("per_second") for key in metrics)
-    assert trainer.state.log_history[-1]["eval_runtime"] == metrics["eval_runtime"]
-
-
-@pytest.mark.parametrize("seconds", [0, 5])
-def test_without_a_jump_speeds_are_told(
-    make_model: Make,
-    make_arguments: Make,
-    examples: list[Any],
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: int,
-) -> None:
-    """However long the machine takes between the end of the work and the next look at a clock."""
-    arguments = make_arguments()
-    trainer = AdaLoraTrainer(model=make_model(), args=arguments, train_dataset=examples)
-    late, steady = 0, time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: steady() + late)
-    monkeypatch.setattr(time, "time", lambda: 1.8e9 + steady() + late)
-    log = trainer.log
-
-    def log_late(*args: Any, **kwargs: Any) -> None:
-        nonlocal late
-        late += seconds
-        log(*args, **kwargs)
-
-    monkeypatch.setattr(trainer, "log", log_late)
-    assert trainer.train().metrics["train_steps_per_second"] > 0
+    timed = TrainingTime.of(trainer)
+    assert 0 < timed.evaluating < timed.seconds < elapsed
+    evaluating, seconds = timed.evaluating, timed.seconds
+    trainer.evaluate()
+    assert (timed.evaluating, timed.seconds) == (evaluating, seconds)
+    assert timed.state()["args"] == {
+        "seconds": seconds,
+        "evaluating": evaluating,
+        "since_epoch": 0.0,
+    }
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_last_step_whatever_the_clock_said(

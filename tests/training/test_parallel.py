@@ -15,6 +15,7 @@ from tests.training.parallel_program import train
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.batches import GroupedByLength, first_rows, share_of
 from adalora.training.build import count_steps
+from adalora.training.losses import StepExamples
 from adalora.training.trainer import AdaLoraTrainer
 
 PROGRAM = Path(__file__).with_name("parallel_program.py")
@@ -135,7 +136,8 @@ def test_the_weighted_mean_over_processes_is_the_mean_over_examples(
         share = share_of(size, total=total, process=process, processes=processes)
         own = losses[process * size : process * size + size]
         assert share.rows == len(own)
-        means.append(share.weight * own.mean().item() if len(own) else share.weight)
+        weight = StepExamples((share.rows,), share.total).weight(last=True, processes=processes)
+        means.append(weight * own.mean().item() if len(own) else weight)
     assert sum(means) / processes == pytest.approx(losses.mean().item(), rel=1e-14)
 
 

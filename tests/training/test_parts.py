@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import kl_div
+from transformers import TrainerState
 
 from adalora.errors import UserError, exit_with_message
 from adalora.storage.files import apart, is_finite, read_tensors, write_tensors
 from adalora.storage.nested import load_state, save_state
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments.parser import parse_arguments
 from adalora.training.build import count_steps
-from adalora.training.losses import consistency_loss, mask_tokens
+from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.run import next_commands
 from adalora.training.trainer import AdaLoraTrainer
 
@@ -195,3 +197,47 @@ def test_a_task_of_pairs_is_tried_with_a_pair(tmp_path: Path) -> None:
         out = subprocess.run(["bash", "-c", typing], capture_output=True, text=True, check=True)
         assert len(out.stdout.splitlines()) == 1
         assert len(out.stdout.split("\t")) == texts
+
+
+@pytest.mark.parametrize("steps", [50, 99, 101, 630, 3_000, 85_000])
+def test_log_records_follow_the_length_of_the_run(
+    make_arguments: Callable[..., Any], steps: int
+) -> None:
+    state = TrainerState(max_steps=steps)
+    state.compute_steps(make_arguments(logging_steps=None, max_steps=steps), steps)
+    assert 50 <= steps / state.logging_steps <= 100
+
+
+def test_the_number_of_steps_that_is_given_counts(make_arguments: Callable[..., Any]) -> None:
+    arguments = make_arguments(logging_steps=7)
+    assert arguments.logging_steps == 7
+    state = TrainerState(max_steps=3)
+    state.compute_steps(make_arguments(logging_steps=None, max_steps=3), 3)
+    assert state.logging_steps == 1
+
+
+def test_evaluation_does_not_follow_the_log_records(make_arguments: Callable[..., Any]) -> None:
+    arguments = make_arguments(logging_steps=None, eval_strategy="steps")
+    assert arguments.eval_steps == 500
+
+
+def test_ranks_are_recorded_a_hundred_times_unless_a_number_is_given(
+    make_model: Callable[..., Any],
+) -> None:
+    model = make_model()
+    for given, expected in ((None, 6), (10, 10)):
+        adaptation = AdaLora(model, AdaLoraSettings(target_rank=1), log_interval=given)
+        adaptation.begin(630)
+        assert adaptation.allocator is not None
+        assert adaptation.allocator.log_interval == expected
+
+
+def test_a_step_is_the_mean_over_its_examples_however_they_are_divided() -> None:
+    """Three micro-batches of four and one of two, in one process."""
+    losses = torch.arange(14.0, dtype=torch.float64)
+    examples = StepExamples((4, 4, 4, 2), 14)
+    means = [part.mean() for part in losses.split(4)]
+    weights = [examples.weight(last=index == 3, processes=1) for index in range(4)]
+    mean = sum(w * m for w, m in zip(weights, means, strict=True)) / 4
+    assert float(mean) == pytest.approx(float(losses.mean()), rel=1e-15)
+    assert StepExamples((4, 4), 16).weight(last=False, processes=2) == 1

@@ -114,6 +114,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optim_args": "momentum=0.9",
         "lr_scheduler_type": "cosine",
         "warmup_steps": 3,
+        "logging_steps": None,
     },
 }
 

@@ -15,7 +15,6 @@ from adalora.adapters.freeze import count_parameters
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments.parser import parse_arguments
-from adalora.training.build import settings_of
 from adalora.training.trainer import AdaLoraTrainer
 
 Make = Callable[..., Any]
@@ -250,7 +249,7 @@ SVD = [*LORA, "--lora_type", "svd", "--apply_adalora", "--learning_rate", "1e-3"
 def test_flags_name_a_variant(words: list[str], name: str, settings: dict[str, Any]) -> None:
     method = parse_arguments(words).method
     assert method.name == name
-    made = settings_of(method)
+    made = method.settings
     assert made.importance_score == method.importance_score
     assert {key: getattr(made, key) for key in settings} == settings
 
@@ -318,5 +317,5 @@ def test_a_growth_that_cannot_be_is_refused(
 def test_svd_layers_and_growth_leave_the_default_call_as_it_was(make_model: Make) -> None:
     model = make_model(init_rank=RANK)
     by_position = loralib.RankAllocator(model, RANK, 1, 2, 4, 2, 0.85, 0.85, 20, 12, None, 500)
-    assert (by_position.score, by_position.allocation) == ("uncertainty", "prune")
+    assert (by_position.importance_score, by_position.allocation) == ("uncertainty", "prune")
     assert by_position.target_rank == 12

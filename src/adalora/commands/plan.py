@@ -46,7 +46,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     from adalora.pretrained.loading import load_config
     from adalora.terminal.plan_summary import PlanSummary
     from adalora.training.adaptation import AdaLora
-    from adalora.training.build import adapt, count_steps, data_source, settings_of
+    from adalora.training.build import adapt, count_steps, data_source
 
     arguments.training.do_train = True
     data = load_data(data_source(arguments))
@@ -74,7 +74,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     schedule, kept, problems = None, None, []
     method = arguments.method
     if method.allocates:
-        settings = settings_of(method)
+        settings = method.settings
         adaptation = AdaLora(model, settings)
         matrices = len(adaptation.layers)
         try:

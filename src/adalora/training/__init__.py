@@ -6,9 +6,10 @@ The names here are for training loops of your own (``docs/loops.md``).
 from __future__ import annotations
 
 from adalora.runtime.launch import leave_job
-from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.callbacks import AdaLoraCallback
+from adalora.training.protocol import AdaLoraSettings
 from adalora.training.trainer import AdaLoraTrainer
 
 __all__ = [

@@ -18,7 +18,7 @@ the original's trainer)::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -26,113 +26,19 @@ from torch import Tensor, nn
 
 from adalora.errors import UserError
 from adalora.training.allocation_history import AllocationHistory
+from adalora.training.protocol import AdaLoraSettings, AllocationCounts, Losses
 from loralib import (
-    ALLOCATIONS,
-    SCORES,
-    BudgetSchedule,
     Linear,
     RankAllocator,
     SVDLinear,
     compute_frd_orth_regu,
-    make_schedule,
     orthogonality,
 )
 
 __all__ = ["AdaLora", "AdaLoraSettings"]
 
-
-@dataclass(frozen=True)
-class AdaLoraSettings:
-    """The method's numbers, in the paper's terms.
-
-    ``init_warmup`` and ``final_warmup`` are steps, or fractions of all steps when below 1.
-    ``target_total_rank`` (triplets in the whole model) overrides ``target_rank`` (mean per matrix).
-    With ``allocate=False`` the ranks stay fixed and only the penalty is active.
-
-    ``importance_score`` (``uncertainty``, ``sensitivity``, ``magnitude``) says what a triplet is
-    judged by, ``allocation`` whether ranks are pruned (``prune``) or ``grow`` from one up to
-    those of the layers; ``prune_lora`` allocates doublets of plain LoRA layers instead of triplets.
-
-    Raises:
-        UserError: if a word is unknown, or doublets are to grow.
-    """
-
-    target_rank: int = 8
-    target_total_rank: int | None = None
-    init_warmup: float = 0.1
-    final_warmup: float = 0.3
-    mask_interval: int = 10
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orth_reg_weight: float = 0.1
-    allocate: bool = True
-    importance_score: str = "uncertainty"
-    allocation: str = "prune"
-    prune_lora: bool = False
-
-    def __post_init__(self) -> None:
-        for name, known in (("importance_score", SCORES), ("allocation", ALLOCATIONS)):
-            word = getattr(self, name)
-            if word not in known:
-                raise UserError(f"{name} is {word!r}; choose one of {', '.join(known)}.")
-        if self.prune_lora and self.allocation == "grow":
-            raise UserError(
-                "Plain LoRA is pruned and cannot grow: a masked doublet gets no gradient; leave "
-                "--allocation grow out, or use --apply_adalora --lora_type svd."
-            )
-
-    @property
-    def grows(self) -> bool:
-        """Whether ranks start at one and grow."""
-        return self.allocate and self.allocation == "grow"
-
-    def steps(self, total_steps: int) -> tuple[int, int]:
-        """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
-        return (
-            _as_steps(self.init_warmup, total_steps),
-            _as_steps(self.final_warmup, total_steps),
-        )
-
-    def schedule(self, total_rank: int, matrices: int, total_steps: int) -> BudgetSchedule:
-        """The budget over a run (paper §3.3 and appendix A).
-
-        Args:
-            total_rank: triplets in the model, masked ones included.
-            matrices: number of adapted matrices.
-            total_steps: optimizer steps of the run.
-
-        Raises:
-            UserError: if the warm-ups leave no step for the budget to change in, or the target
-                cannot be reached from the start.
-        """
-        init_warmup, final_warmup = self.steps(total_steps)
-        target = self.target_total_rank
-        if target is None:
-            target = self.target_rank * matrices
-        if init_warmup + final_warmup >= total_steps:
-            phase = "growth" if self.grows else "decay"
-            raise UserError(
-                f"The schedule leaves no {phase} phase: init_warmup {init_warmup} + final_warmup "
-                f"{final_warmup} steps fill the {total_steps} steps of this run. Lower them, or "
-                "give fractions of the run such as --init_warmup 0.1 --final_warmup 0.3."
-            )
-        try:
-            return make_schedule(
-                self.allocation,
-                most=total_rank,
-                matrices=matrices,
-                target_total_rank=target,
-                init_warmup=init_warmup,
-                final_warmup=final_warmup,
-                mask_interval=self.mask_interval,
-                total_step=total_steps,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-
-def _as_steps(value: float, total_steps: int) -> int:
-    return round(value * total_steps) if 0 < value < 1 else int(value)
+#: TensorBoard records of ranks and penalty over a run whose user asks for no number of steps.
+RECORDS = 100
 
 
 class AdaLora:
@@ -143,7 +49,7 @@ class AdaLora:
             ``prune_lora=True``); an unwrapped model, not its DistributedDataParallel shell.
         settings: the method's numbers.
         writer: a TensorBoard ``SummaryWriter``; records carry the original's tags.
-        log_interval: steps between two records.
+        log_interval: steps between two records; None for ``RECORDS`` of them over the run.
 
     Raises:
         UserError: if the model has no layer that the settings could act on.
@@ -155,7 +61,7 @@ class AdaLora:
         settings: AdaLoraSettings,
         *,
         writer: Any = None,
-        log_interval: int = 500,
+        log_interval: int | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -187,6 +93,13 @@ class AdaLora:
             return self.frd_layers
         return self.svd_layers or self.frd_layers
 
+    needs_model_loss = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is an allocator, with a schedule for the length of the run."""
+        return self.allocator is not None
+
     @property
     def init_rank(self) -> int:
         """The largest rank a matrix starts with; where ranks grow, the largest it may reach."""
@@ -206,28 +119,18 @@ class AdaLora:
         if not self.settings.allocate:
             return
         settings = self.settings
-        self.history = AllocationHistory(total_steps)
         schedule = settings.schedule(self.total_rank, len(self.layers), total_steps)
-        try:
-            self.allocator = RankAllocator(
-                self.model,
-                lora_r=self.init_rank,
-                target_rank=settings.target_rank,
-                init_warmup=schedule.init_warmup,
-                final_warmup=schedule.final_warmup,
-                mask_interval=settings.mask_interval,
-                beta1=settings.beta1,
-                beta2=settings.beta2,
-                total_step=total_steps,
-                target_total_rank=schedule.target_total_rank,
-                tb_writter=self.writer,
-                tb_writter_loginterval=self.log_interval,
-                lora_type="frd" if settings.prune_lora else "svd",
-                score=settings.importance_score,
-                allocation=settings.allocation,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        self.history = AllocationHistory(total_steps)
+        self.allocator = RankAllocator.from_schedule(
+            self.model,
+            schedule,
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            lora_type=settings.lora_type,
+            importance_score=settings.importance_score,
+            tb_writter=self.writer,
+            tb_writter_loginterval=self.log_interval or max(total_steps // RECORDS, 1),
+        )
 
     def penalty(self) -> Tensor:
         """Weighted orthogonality penalty to add to the training loss: scalar, float32.
@@ -240,6 +143,18 @@ class AdaLora:
         if self.svd_layers:
             return weight * orthogonality(self.svd_layers)
         return compute_frd_orth_regu(self.model, regu_weight=weight)
+
+    def task_model(self, model: nn.Module) -> nn.Module:
+        """``model`` itself: the penalty is not in its loss."""
+        return model
+
+    def losses(self, loss: Tensor) -> Losses:
+        """``loss`` with the penalty on top, unless its coefficient is zero."""
+        task = loss.detach()
+        if self.settings.orth_reg_weight == 0:
+            return Losses(loss, task, None)
+        penalty = self.penalty()
+        return Losses(loss + penalty.to(loss.device), task, penalty)
 
     def step(self, global_step: int) -> tuple[int | None, Tensor | None]:
         """Update importance and, when the schedule says so, allocate.
@@ -287,6 +202,19 @@ class AdaLora:
         ranked = self.frd_layers if self.settings.prune_lora else self.svd_layers
         paths = {module: path for path, module in self.model.named_modules()}
         return {f"{paths[layer]}.lora_E": 1 if self.settings.grows else layer.r for layer in ranked}
+
+    def counts(self) -> AllocationCounts | None:
+        """What the allocator did so far, None before ``begin``; it waits for the device."""
+        allocator = self.allocator
+        if allocator is None:
+            return None
+        return AllocationCounts(
+            steps_seen=allocator.steps_seen,
+            updates_due=allocator.updates_due,
+            skipped_steps=allocator.skipped_steps,
+            mask_events=allocator.mask_events,
+            target_total_rank=allocator.target_rank,
+        )
 
     def count_triplets(self) -> int:
         """Triplets with a singular value other than zero; it waits for the device.

@@ -23,12 +23,10 @@ __all__ = ["GroupedByLength", "Share", "first_rows", "share_of"]
 class Share:
     """This process's part of a step that is short.
 
-    ``rows`` at the front of its batch are its own (0 where none are). ``weight`` times the mean
-    over them, averaged over the processes, is the mean over all the ``total`` examples of the step.
+    ``rows`` at the front of its batch are its own (0 where none are), of ``total`` examples.
     """
 
     rows: int
-    weight: float
     total: int
 
 
@@ -42,7 +40,7 @@ def share_of(batch_size: int, *, total: int, process: int, processes: int) -> Sh
         processes: their number.
     """
     rows = min(max(total - process * batch_size, 0), batch_size)
-    return Share(rows, rows * processes / total, total)
+    return Share(rows, total)
 
 
 def first_rows(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:

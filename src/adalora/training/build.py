@@ -20,12 +20,13 @@ from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.pretrained.sdpa import use_fast_attention
-from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.inputs import ModelArguments
 from adalora.training.arguments.method import MethodArguments
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.protocol import Adaptation
 
 __all__ = [
     "adapt",
@@ -35,7 +36,6 @@ __all__ = [
     "count_steps",
     "data_source",
     "seed_everything",
-    "settings_of",
     "summary_writer",
     "training_steps",
 ]
@@ -132,27 +132,9 @@ def adapt(
     return model
 
 
-def settings_of(method: MethodArguments) -> AdaLoraSettings:
-    """The method's numbers that the flags give."""
-    return AdaLoraSettings(
-        target_rank=method.target_rank,
-        target_total_rank=method.target_total_rank,
-        init_warmup=method.init_warmup,
-        final_warmup=method.final_warmup,
-        mask_interval=method.mask_interval,
-        beta1=method.beta1,
-        beta2=method.beta2,
-        orth_reg_weight=method.reg_orth_coef,
-        allocate=method.allocates,
-        importance_score=method.importance_score,
-        allocation=method.allocation,
-        prune_lora=method.prune_lora,
-    )
-
-
 def build_adaptation(
     model: nn.Module, method: MethodArguments, *, writer: Any = None
-) -> AdaLora | PeftAdaLora | None:
+) -> Adaptation | None:
     """The method over ``model``, or None where nothing but the task loss is trained."""
     if method.peft_values is not None:
         return PeftAdaLora(model) if method.peft_values["peft_type"] == "ADALORA" else None
@@ -160,7 +142,7 @@ def build_adaptation(
         return None
     return AdaLora(
         model,
-        settings_of(method),
+        method.settings,
         writer=writer,
         log_interval=method.tb_writter_loginterval,
     )

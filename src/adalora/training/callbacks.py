@@ -9,6 +9,8 @@ trainer calls the allocator. A callback cannot reach the loss: with a stock Trai
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,16 +25,14 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 
 from adalora.errors import UserError
-from adalora.training.adaptation import AdaLora
 from adalora.training.optimizer import advance_scheduler
-from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.protocol import Adaptation
 
 __all__ = [
     "AdaLoraCallback",
     "LearningRateByStep",
     "LogLastStep",
     "StopEarly",
-    "Stopwatch",
     "TrainingTime",
 ]
 
@@ -40,14 +40,14 @@ __all__ = [
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     """Calls an ``AdaLora`` at the right moments of a Trainer's life."""
 
-    def __init__(self, adaptation: AdaLora | PeftAdaLora) -> None:
+    def __init__(self, adaptation: Adaptation) -> None:
         self.adaptation = adaptation
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Fix the schedule from the real number of optimizer steps of the run."""
-        if self.adaptation.allocator is None:
+        if not self.adaptation.begun:
             self.adaptation.begin(state.max_steps)
 
     def on_optimizer_step(
@@ -116,47 +116,22 @@ class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
         control.should_training_stop = counted >= self.early_stopping_patience
 
 
-#: Seconds, and share of a duration, by which the two clocks may come apart without being set.
-_CLOSE, _DRIFT = 1.0, 0.01
-
-
-class Stopwatch:
-    """Started where a piece of the Trainer's work begins, and asked where it has ended."""
-
-    def __init__(self) -> None:
-        self._day, self._steady = time.time(), time.monotonic()
-
-    def correct(self, metrics: dict[str, Any], prefix: str) -> None:
-        """Put the true duration where the clock was set; its speeds are left out then.
-
-        Args:
-            metrics: with ``<prefix>_runtime`` and ``<prefix>_..._per_second``; changed in place.
-            prefix: such as ``train`` or ``eval``.
-        """
-        if f"{prefix}_runtime" not in metrics:
-            return
-        told, seconds = time.time() - self._day, time.monotonic() - self._steady
-        if abs(told - seconds) <= _CLOSE + _DRIFT * seconds:
-            return
-        metrics[f"{prefix}_runtime"] = round(seconds, 4)
-        speeds = [key for key in metrics if key.startswith(prefix) and key.endswith("_per_second")]
-        for key in speeds:
-            del metrics[key]
-
-
 class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """A stopwatch that checkpoints keep.
+    """How long training took, by the monotonic clock, which checkpoints keep.
 
     Args:
         seconds: of training, evaluation on the way included.
+        evaluating: those of them that were spent on evaluation.
         since_epoch: where it was started, above 0 if the run was resumed from a checkpoint that
             held none.
     """
 
-    def __init__(self, seconds: float = 0.0, since_epoch: float = 0.0) -> None:
+    def __init__(
+        self, seconds: float = 0.0, evaluating: float = 0.0, since_epoch: float = 0.0
+    ) -> None:
         self._before = seconds
         self._started: float | None = None
-        self.since_epoch = since_epoch
+        self.evaluating, self.since_epoch = evaluating, since_epoch
 
     @classmethod
     def of(cls, trainer: Trainer) -> TrainingTime:
@@ -172,9 +147,17 @@ class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
         running = 0.0 if self._started is None else time.monotonic() - self._started
         return self._before + running
 
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Count the time inside as evaluation, if it is during training."""
+        before = self.seconds
+        yield
+        self.evaluating += self.seconds - before
+
     def state(self) -> dict[str, Any]:
         """What ``trainer_state.json`` keeps."""
-        return {"args": {"seconds": self.seconds, "since_epoch": self.since_epoch}}
+        kept = {"seconds": self.seconds, "evaluating": self.evaluating}
+        return {"args": {**kept, "since_epoch": self.since_epoch}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -183,6 +166,7 @@ class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
         known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
         kept = known.get(type(self).__name__, {}).get("args", {})
         self._before = float(kept.get("seconds", 0.0))
+        self.evaluating = float(kept.get("evaluating", 0.0))
         self.since_epoch = float(kept.get("since_epoch", state.epoch or 0.0))
         self._started = time.monotonic()
 

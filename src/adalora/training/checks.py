@@ -8,7 +8,7 @@ from __future__ import annotations
 from adalora.errors import UserError
 from adalora.glue.load import TaskData
 from adalora.training.arguments.parser import RunArguments
-from adalora.training.build import settings_of, training_steps
+from adalora.training.build import training_steps
 
 __all__ = [
     "check_combination",
@@ -68,16 +68,14 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
     method = arguments.method
     if not method.allocates:
         return
-    init_rank = int(method.lora_r or 0)
-    # One matrix stands for all: the budget scales with their number. With target_total_rank the
-    # number matters, and the check is made again when the model is there.
-    target = method.target_rank if method.target_total_rank is None else 0
-    if target > init_rank:
-        raise UserError(
-            f"--target_rank {target} is above --lora_r {init_rank}, the largest rank that a matrix "
-            "can have; swap or change them."
-        )
-    settings = settings_of(method)
-    steps = training_steps(arguments, examples=len(data.splits["train"]))
+    # One matrix stands for all: the budget scales with their number, which is known when the model
+    # is there; where the target is a total, all is checked then.
     if method.target_total_rank is None:
-        settings.schedule(init_rank, 1, steps)
+        init_rank = int(method.lora_r or 0)
+        if method.target_rank > init_rank:
+            raise UserError(
+                f"--target_rank {method.target_rank} is above --lora_r {init_rank}, the largest "
+                "rank that a matrix can have; swap or change them."
+            )
+        steps = training_steps(arguments, examples=len(data.splits["train"]))
+        method.settings.schedule(init_rank, 1, steps)

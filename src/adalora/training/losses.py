@@ -1,7 +1,8 @@
-"""The consistency loss behind ``--reg_loss_wgt`` and ``--masking_prob``.
+"""What a micro-batch's loss counts for in its step, and the consistency loss.
 
-Source of the form: microsoft/LoRA, examples/NLU, DebertaV2ForSequenceClassification (R-Drop with a
-mean distribution). The batch passes twice, with different dropout and, in the second pass, tokens
+The consistency loss is behind ``--reg_loss_wgt`` and ``--masking_prob``. Source of its
+form: microsoft/LoRA, examples/NLU, DebertaV2ForSequenceClassification (R-Drop with a mean
+distribution). The batch passes twice, with different dropout and, in the second pass, tokens
 replaced by the unknown token with probability ``masking_prob``::
 
     CE(p1) + CE(p2) + w/2 * (KL(m || p1) + KL(m || p2)),   m = softmax of the mean logits
@@ -12,13 +13,38 @@ special tokens come from the tokenizer instead of being assumed to be 1, 2 and 3
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["consistency_loss", "mask_tokens"]
+__all__ = ["StepExamples", "consistency_loss", "mask_tokens"]
+
+
+@dataclass(frozen=True)
+class StepExamples:
+    """The examples of one optimizer step.
+
+    ``rows`` are this process's own in each micro-batch, of which only the last may be short;
+    ``total`` are those of all micro-batches and processes.
+    """
+
+    rows: tuple[int, ...]
+    total: int
+
+    def weight(self, *, last: bool, processes: int) -> float:
+        """What makes a micro-batch's mean loss count by its examples; 1 where all are full.
+
+        Args:
+            last: whether it is the step's last micro-batch.
+            processes: their number.
+        """
+        if self.total == 0:  # batches without a tensor of which rows could be counted
+            return 1.0
+        rows = self.rows[-1 if last else 0]
+        return rows * processes / (self.total / len(self.rows))
 
 
 def mask_tokens(

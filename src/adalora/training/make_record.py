@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +19,10 @@ from adalora.results.guards import Evidence, find_warnings
 from adalora.results.machine import hardware, peak_memory, revision, versions
 from adalora.results.record import RunRecord, SplitScores
 from adalora.storage.files import plain, write_json
-from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.parser import RunArguments, build_parser
 from adalora.training.callbacks import TrainingTime
+from adalora.training.run_parts import Evaluated, RunParts, Trained
 from loralib.base import LoRALayer
-
-if TYPE_CHECKING:
-    from adalora.training.run import Run
 
 __all__ = [
     "HISTORY_FILE",
@@ -43,30 +39,45 @@ _NO_METRICS = ("loss", "samples", "runtime", "samples_per_second", "steps_per_se
 _SECRET = "***"
 
 
-def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
-    """The record of ``run``, which has trained, evaluated or both."""
-    arguments, trainer, state = run.arguments, run.trainer, run.trainer.state
+def make_record(
+    parts: RunParts,
+    counts: ParameterCounts,
+    trained: Trained | None,
+    evaluated: Mapping[str, Evaluated],
+    command: Sequence[str],
+) -> RunRecord:
+    """The record of a run that has trained, evaluated or both.
+
+    Args:
+        parts: of the run.
+        counts: of the model's parameters.
+        trained: None where the run only evaluates.
+        evaluated: by split.
+        command: the words of the command line.
+    """
+    arguments, trainer, state = parts.arguments, parts.trainer, parts.trainer.state
     training = arguments.training
-    trained = run.trained
-    scores = {split: _scores(run, split) for split in run.metrics}
-    first = next(iter(run.metrics.values()), {})
-    adaptation, pattern = run.adaptation, run.rank_pattern
-    allocator = None if adaptation is None else adaptation.allocator
+    scores = {
+        split: _scores(parts, split, trained, one.metrics) for split, one in evaluated.items()
+    }
+    first = next((one.metrics for one in evaluated.values()), {})
+    adaptation, pattern = parts.adaptation, parts.rank_pattern
+    allocated = None if adaptation is None else adaptation.counts()
     record = RunRecord(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         method=arguments.method.name,
         task=arguments.data.task_name,
         base_model=arguments.model.model_name_or_path,
         seed=training.seed,
-        command=_without_secrets(run.command),
+        command=_without_secrets(command),
         flags=given_flags(arguments),
         steps=state.global_step,
         epochs=float(state.epoch or 0.0),
         seconds=TrainingTime.of(trainer).seconds if trained else None,
-        tokens_per_second=_tokens_per_second(run) if trained else None,
+        tokens_per_second=_tokens_per_second(parts) if trained else None,
         peak_memory_bytes=peak_memory(training.device),
         scores=scores,
-        train_loss=_finite(run.train_metrics.get("train_loss")),
+        train_loss=None if trained is None else _finite(trained.metrics.get("train_loss")),
         eval_loss=_finite(first.get("eval_loss")),
         parameters={
             "adapter_initial": counts.adapter_initial,
@@ -76,7 +87,7 @@ def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
             "total": counts.total,
         },
         init_rank=adaptation.init_rank if adaptation is not None and pattern else 0,
-        mask_events=0 if allocator is None else allocator.mask_events,
+        mask_events=0 if allocated is None else allocated.mask_events,
         rank_pattern=pattern,
         hardware=hardware(
             device=training.device,
@@ -86,24 +97,26 @@ def make_record(run: Run, counts: ParameterCounts) -> RunRecord:
         versions=versions(*(("peft",) if getattr(arguments.method, "peft_config", None) else ())),
         revision=revision(),
     )
-    if not trained:
+    if trained is None:
         return record
-    return dataclasses.replace(record, warnings=find_warnings(_evidence(run, scores)))
+    warnings = find_warnings(_evidence(parts, trained, evaluated, scores))
+    return dataclasses.replace(record, warnings=warnings)
 
 
-def write_history(run: Run, folder: Path) -> None:
+def write_history(parts: RunParts, evaluated: Mapping[str, Evaluated]) -> None:
     """Write ``history.json`` and the answers on every evaluation set."""
-    adaptation = run.adaptation
+    adaptation = parts.adaptation
     history = {
-        "log_history": run.trainer.state.log_history,
+        "log_history": parts.trainer.state.log_history,
         "allocations": [] if adaptation is None else adaptation.history.entries(),
-        # PEFT's allocator drops its scores when it prunes for good.
-        "importance": adaptation.importance() if isinstance(adaptation, AdaLora) else {},
+        "importance": {} if adaptation is None else adaptation.importance(),
     }
-    write_json(folder / HISTORY_FILE, plain(history))
-    for split, answers in run.answers.items():
-        path = folder / f"eval_predictions_{result_name(run.arguments.data.task_name, split)}.tsv"
-        write_eval_predictions(path, answers.predictions, answers.labels, run.data.labels)
+    write_json(parts.root / HISTORY_FILE, plain(history))
+    for split, one in evaluated.items():
+        name = result_name(parts.arguments.data.task_name, split)
+        path = parts.root / f"eval_predictions_{name}.tsv"
+        answers = one.answers
+        write_eval_predictions(path, answers.predictions, answers.labels, parts.data.labels)
 
 
 def given_flags(arguments: RunArguments) -> dict[str, Any]:
@@ -141,19 +154,21 @@ def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _scores(run: Run, split: str) -> SplitScores:
-    main = main_metric_of(run.data.task, run.data.is_regression)
+def _scores(
+    parts: RunParts, split: str, trained: Trained | None, metrics: Mapping[str, float]
+) -> SplitScores:
+    main = main_metric_of(parts.data.task, parts.data.is_regression)
     scores: SplitScores = {
         "main": main,
-        "last": metric_values(run.metrics[split]),
+        "last": metric_values(metrics),
         "best": None,
         "best_epoch": None,
-        "majority": run.data.majority_score(split),
-        "samples": len(run.splits[split]),
+        "majority": parts.data.majority_score(split),
+        "samples": len(parts.splits[split]),
     }
-    # Only the first evaluation set is evaluated on the way.
-    if split == run.data.validation_splits[0]:
-        on_the_way = [entry for entry in run.logged if f"eval_{main}" in entry]
+    # Only the first evaluation set is evaluated during training.
+    if trained is not None and split == parts.data.validation_splits[0]:
+        on_the_way = [entry for entry in trained.logged if f"eval_{main}" in entry]
         if on_the_way:
             best = max(on_the_way, key=lambda entry: float(entry[f"eval_{main}"]))
             scores["best"] = metric_values(best)
@@ -161,34 +176,38 @@ def _scores(run: Run, split: str) -> SplitScores:
     return scores
 
 
-def _evidence(run: Run, scores: Mapping[str, SplitScores]) -> Evidence:
-    adaptation = run.adaptation
-    allocator = None if adaptation is None else adaptation.allocator
-    model = run.model
+def _evidence(
+    parts: RunParts,
+    trained: Trained,
+    evaluated: Mapping[str, Evaluated],
+    scores: Mapping[str, SplitScores],
+) -> Evidence:
+    adaptation, names = parts.adaptation, parts.data.labels
+    allocated = None if adaptation is None else adaptation.counts()
     return Evidence(
-        answers={split: one.distinct(run.data.labels) for split, one in run.answers.items()},
-        losses=dict(_losses(run)),
+        answers={split: one.answers.distinct(names) for split, one in evaluated.items()},
+        losses=dict(_losses(parts, trained)),
         scores=scores,
         prunes=adaptation is not None and adaptation.settings.allocate,
         init_rank=0 if adaptation is None else adaptation.init_rank,
-        rank_pattern=run.rank_pattern,
-        mask_events=0 if allocator is None else allocator.mask_events,
+        rank_pattern=parts.rank_pattern,
+        mask_events=0 if allocated is None else allocated.mask_events,
         triplets_held=0 if adaptation is None else adaptation.count_triplets(),
-        triplets_wanted=0 if allocator is None else allocator.target_rank,
-        moved=run.start is None or run.start != fingerprint(model),
-        update_is_zero=_update_is_zero(model),
-        steps_left_out=run.trainer.bad_steps.total,
-        skipped_steps=0 if allocator is None else allocator.skipped_steps,
-        steps=0 if allocator is None else allocator.updates_due,
+        triplets_wanted=0 if allocated is None else allocated.target_total_rank,
+        moved=trained.moved,
+        update_is_zero=_update_is_zero(parts.model),
+        steps_left_out=parts.trainer.bad_steps.total,
+        skipped_steps=0 if allocated is None else allocated.skipped_steps,
+        steps=0 if allocated is None else allocated.updates_due,
     )
 
 
-def _losses(run: Run) -> Iterator[tuple[str, float]]:
+def _losses(parts: RunParts, trained: Trained) -> Iterator[tuple[str, float]]:
     for name in ("loss", "grad_norm", "eval_loss"):
-        for entry in run.trainer.state.log_history:
+        for entry in parts.trainer.state.log_history:
             if isinstance(entry.get(name), float):
                 yield f"{name} logged at step {entry['step']}", entry[name]
-    yield "mean training loss", float(run.train_metrics.get("train_loss", 0.0))
+    yield "mean training loss", float(trained.metrics.get("train_loss", 0.0))
 
 
 @torch.no_grad()
@@ -197,17 +216,12 @@ def _update_is_zero(model: nn.Module) -> bool:
     return bool(layers) and not any(bool(layer.delta_weight().any()) for layer in layers)
 
 
-def _tokens_per_second(run: Run) -> float | None:
+def _tokens_per_second(parts: RunParts) -> float | None:
     """Real training tokens over the time that was not spent on evaluation."""
-    time = TrainingTime.of(run.trainer)
-    epochs = float(run.trainer.state.epoch or 0.0) - time.since_epoch
-    evaluating = sum(
-        entry["eval_runtime"]
-        for entry in run.logged
-        if "eval_runtime" in entry and entry["epoch"] > time.since_epoch
-    )
-    seconds = time.seconds - evaluating
-    tokens = sum(sum(mask) for mask in run.splits["train"]["attention_mask"])
+    time = TrainingTime.of(parts.trainer)
+    epochs = float(parts.trainer.state.epoch or 0.0) - time.since_epoch
+    seconds = time.seconds - time.evaluating
+    tokens = sum(sum(mask) for mask in parts.splits["train"]["attention_mask"])
     return tokens * epochs / seconds if seconds > 0 else None
 
 

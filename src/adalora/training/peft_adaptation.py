@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from adalora.errors import UserError
-from adalora.training.adaptation import AdaLoraSettings
 from adalora.training.allocation_history import AllocationHistory
+from adalora.training.protocol import AdaLoraSettings, AllocationCounts, Losses
 
 __all__ = ["PeftAdaLora"]
 
@@ -45,14 +45,16 @@ class PeftAdaLora:
             orth_reg_weight=config.orth_reg_weight,
         )
         self._allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
-        #: Where the counts are, as ``AdaLora.allocator``: this object itself once it has begun.
-        self.allocator: PeftAdaLora | None = None
+        self.begun = False
         self.budget: int | None = None
         self.threshold: Tensor | None = None
-        self.steps_seen = self.mask_events = self.skipped_steps = 0
+        self.steps_seen = self.mask_events = 0
         self.task_loss: Tensor | None = None
         self.history = AllocationHistory(0)
         self._watch_task_loss()
+
+    #: PEFT's forward adds the penalty to the loss that the model computes.
+    needs_model_loss = True
 
     @property
     def _config(self) -> Any:
@@ -88,18 +90,35 @@ class PeftAdaLora:
         """Triplets in the whole model at the start."""
         return int(self._allocator.init_bgt)
 
-    @property
-    def target_rank(self) -> int:
-        """Triplets in the whole model at the end."""
-        return int(self._allocator.target_bgt)
+    def task_model(self, model: nn.Module) -> nn.Module:
+        """The classifier that PEFT has wrapped."""
+        return self.classifier
 
-    @property
-    def updates_due(self) -> int:
-        """Steps whose gradients the importance takes in."""
-        return self.steps_seen
+    def losses(self, loss: Tensor) -> Losses:
+        """``loss`` as it is, because PEFT's forward has added the penalty."""
+        total = loss.detach()
+        if self.settings.orth_reg_weight == 0 or self.task_loss is None:
+            return Losses(loss, total, None)
+        return Losses(loss, self.task_loss, total - self.task_loss)
+
+    def counts(self) -> AllocationCounts | None:
+        """What PEFT's allocator did so far; None before ``begin``."""
+        if not self.begun:
+            return None
+        return AllocationCounts(
+            steps_seen=self.steps_seen,
+            updates_due=self.steps_seen,
+            skipped_steps=0,
+            mask_events=self.mask_events,
+            target_total_rank=int(self._allocator.target_bgt),
+        )
+
+    def importance(self) -> dict[str, list[float]]:
+        """Nothing: PEFT's allocator drops its scores when it prunes for good."""
+        return {}
 
     def begin(self, total_steps: int) -> None:
-        """Tell PEFT's schedule the length of the run.
+        """Give PEFT's schedule the length of the run.
 
         Raises:
             UserError: if it leaves no step to prune in.
@@ -112,7 +131,7 @@ class PeftAdaLora:
             )
         self._allocator.set_total_step(total_steps)
         self.history = AllocationHistory(total_steps)
-        self.allocator = self
+        self.begun = True
 
     def step(self, global_step: int) -> None:
         """Have PEFT update importance and prune; after ``optimizer.step()``, before zeroing.
@@ -128,12 +147,12 @@ class PeftAdaLora:
         if pattern is not before:
             self.mask_events += 1
             kept = {name.removesuffix(".default"): torch.tensor(k) for name, k in pattern.items()}
-            # PEFT does not tell its threshold.
+            # PEFT gives no threshold.
             self.history.note(global_step, self.budget, None, kept)
 
     def at_target(self, steps: int) -> bool:
         """Whether the budget is at its target for good, once ``steps`` steps were made."""
-        return self.allocator is None or steps > self._config.total_step - self._config.tfinal
+        return not self.begun or steps > self._config.total_step - self._config.tfinal
 
     def count_triplets(self) -> int:
         """Triplets that the rank pattern keeps."""

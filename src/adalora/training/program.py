@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -31,8 +32,8 @@ from adalora.training.folders import (
     find_checkpoint,
     hold_folder,
 )
-from adalora.training.run import Run
-from adalora.training.task_metrics import TaskMetrics
+from adalora.training.run import evaluate, finish, predict, save, train
+from adalora.training.run_parts import Evaluated, RunParts, Trained, task_metrics
 from adalora.training.tokenise import build_collator, tokenise
 from adalora.training.trainer import AdaLoraTrainer
 
@@ -101,15 +102,19 @@ def train_and_evaluate(
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,
         data_collator=build_collator(tokenizer, training),
-        compute_metrics=TaskMetrics(data),
+        compute_metrics=partial(task_metrics, data),
     )
-    finished = Run(arguments, data, splits, trainer, tokenizer, adaptation, writer, command)
+    parts = RunParts(arguments, data, splits, tokenizer, adaptation, trainer, writer)
 
+    trained: Trained | None = None
+    evaluated: dict[str, Evaluated] = {}
     if training.do_train:
         clear_earlier_run(training, resumes=checkpoint is not None)
-        finished.train(checkpoint)
+        trained = train(parts, checkpoint)
     if training.do_eval:
-        finished.evaluate()
+        evaluated = evaluate(parts)
+        if trained is not None:
+            save(parts, evaluated)
     if training.do_predict:
-        finished.predict()
-    finished.finish(script=script)
+        predict(parts)
+    finish(parts, trained, evaluated, command=command, script=script)

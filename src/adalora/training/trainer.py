@@ -22,24 +22,19 @@ from adalora.errors import UserError
 from adalora.runtime.failures import batch_in_memory
 from adalora.runtime.launch import check_job
 from adalora.runtime.sharding import replicate_trained, shard_base
-from adalora.training.adaptation import AdaLora
 from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
 from adalora.training.callbacks import (
     AdaLoraCallback,
     LearningRateByStep,
     LogLastStep,
     StopEarly,
-    TrainingTime,
 )
 from adalora.training.checkpointing.resumable import ResumableTrainer
-from adalora.training.losses import consistency_loss, mask_tokens
+from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.optimizer import raise_learning_rate
-from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.protocol import Adaptation
 
 __all__ = ["AdaLoraTrainer"]
-
-#: Key under which a batch carries the weight of its loss.
-LOSS_WEIGHT = "loss_weight"
 
 
 class AdaLoraTrainer(ResumableTrainer):
@@ -64,7 +59,7 @@ class AdaLoraTrainer(ResumableTrainer):
     def __init__(
         self,
         *args: Any,
-        adaptation: AdaLora | PeftAdaLora | None = None,
+        adaptation: Adaptation | None = None,
         reg_loss_wgt: float = 0.0,
         masking_prob: float = 0.0,
         lora_plus_ratio: float = 1.0,
@@ -82,12 +77,11 @@ class AdaLoraTrainer(ResumableTrainer):
         self.masking_prob = masking_prob
         self.lora_plus_ratio = lora_plus_ratio
         self._task_loss: Tensor | None = None
-        if isinstance(adaptation, PeftAdaLora) and self.label_smoother is not None:
+        if adaptation is not None and adaptation.needs_model_loss and self.label_smoother:
             raise UserError(
                 "PEFT's AdaLoRA adds its penalty to the loss that the model computes, and with "
                 "--label_smoothing_factor the model computes none; leave that out."
             )
-        self.add_callback(TrainingTime())
         self.base_fingerprint: str | None = None
         if getattr(self.args, "shard_base", False):
             self._shard_base()
@@ -151,28 +145,23 @@ class AdaLoraTrainer(ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
     ) -> tuple[list[Any], Any]:
-        """The batches of one step; the mean of their losses is to be that of all its examples.
+        """The batches of one step, and its ``StepExamples``, which ``compute_loss`` is given.
 
-        The last batch of an epoch may be smaller than those before it, and its examples would
-        count for more: it carries a weight, and so do they. Of a short batch that the processes
+        The last batch of an epoch may be smaller than those before it. Of one that the processes
         share, each keeps its own rows alone.
         """
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sizes = [int(find_batch_size(batch) or 0) * self.args.world_size for batch in batches]
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        sizes = [int(find_batch_size(batch) or 0) for batch in batches]
+        totals = [size * self.args.world_size for size in sizes]
         share = None
         if batches and has_length(self.train_dataset) and not self.args.dataloader_drop_last:
             # accelerate's own count of what remains is wrong in an epoch that was resumed.
             share = self._share(batches[-1], len(cast(Any, self.train_dataset)))
         if share is not None:
-            batches[-1] = first_rows(batches[-1], share.rows) | {LOSS_WEIGHT: share.weight}
-            sizes[-1] = share.total
-        if len(set(sizes)) > 1:
-            mean = sum(sizes) / len(sizes)
-            batches = [
-                {**batch, LOSS_WEIGHT: size / mean * batch.get(LOSS_WEIGHT, 1.0)}
-                for batch, size in zip(batches, sizes, strict=True)
-            ]
-        return batches, items
+            batches[-1] = first_rows(batches[-1], share.rows)
+            sizes[-1], totals[-1] = share.rows, share.total
+        # The installed Trainer hands this on as the number of items in the accumulated batch.
+        return batches, StepExamples(tuple(sizes), sum(totals))
 
     def prediction_step(
         self,
@@ -212,30 +201,33 @@ class AdaLoraTrainer(ResumableTrainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: StepExamples | Tensor | int | None = None,
     ) -> Any:
-        """Task loss, and in training the penalty on top; evaluation sees the task loss alone."""
+        """Task loss, and in training the penalty on top; evaluation sees the task loss alone.
+
+        In training it is weighted so that the mean over micro-batches and processes is the mean
+        over the examples of the step.
+        """
         if return_outputs or not model.training:
-            if isinstance(self.adaptation, PeftAdaLora):
-                model = self.adaptation.classifier
+            if self.adaptation is not None:
+                model = self.adaptation.task_model(model)
             return super().compute_loss(model, inputs, return_outputs=return_outputs)
-        weight = inputs.pop(LOSS_WEIGHT, 1.0)
         if self.reg_loss_wgt > 0:
             loss = self._consistency_loss(model, inputs)
         else:
             loss = cast(Tensor, super().compute_loss(model, inputs))
-        loss = loss * weight
+        if isinstance(num_items_in_batch, StepExamples):
+            # The last micro-batch of a step is the one after which gradients are exchanged.
+            last = self.accelerator.sync_gradients
+            loss = loss * num_items_in_batch.weight(last=last, processes=self.args.world_size)
         self._task_loss = loss.detach()
-        if self.adaptation is None or self.adaptation.settings.orth_reg_weight == 0:
+        if self.adaptation is None:
             return loss
-        if isinstance(self.adaptation, PeftAdaLora):
-            # PEFT's forward has added the penalty.
-            self._task_loss = self.adaptation.task_loss
-            self.penalty.add(loss.detach() - cast(Tensor, self._task_loss))
-            return loss
-        penalty = self.adaptation.penalty()
-        self.penalty.add(penalty)
-        return loss + penalty.to(loss.device)
+        losses = self.adaptation.losses(loss)
+        self._task_loss = losses.task
+        if losses.penalty is not None:
+            self.penalty.add(losses.penalty)
+        return losses.total
 
     def _consistency_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         tokenizer: Any = self.processing_class

@@ -12,8 +12,9 @@ from adalora.adapters.lora import LORA_LAYERS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 from adalora.training.arguments.inputs import flag
+from adalora.training.protocol import AdaLoraSettings
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags, check_needs
-from loralib import ALLOCATIONS, SCORES
+from loralib import SCORES
 
 __all__ = ["MethodArguments"]
 
@@ -21,7 +22,6 @@ _LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 _START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 
-_OPEN_FRACTION = Interval(0, 1, above=True, below=True)
 _SIZE = Interval(1, 100_000)
 # Flag -> what it may be.
 _RULES: dict[str, Interval | Sequence[str]] = {
@@ -29,8 +29,6 @@ _RULES: dict[str, Interval | Sequence[str]] = {
     "lora_init": tuple(INITIALISATIONS),
     "lora_scaling": ("standard", "rank_stabilised"),
     "adapter_type": ("houlsby", "pfeiffer"),
-    "importance_score": SCORES,
-    "allocation": ALLOCATIONS,
     "lora_r": _SIZE,
     "lora_alpha": Interval(-1e9, 1e9),
     "lora_dropout": FRACTION,
@@ -44,8 +42,6 @@ _RULES: dict[str, Interval | Sequence[str]] = {
     "init_warmup": NOT_NEGATIVE,
     "final_warmup": NOT_NEGATIVE,
     "mask_interval": COUNT,
-    "beta1": _OPEN_FRACTION,
-    "beta2": _OPEN_FRACTION,
     "tb_writter_loginterval": COUNT,
 }
 # Flag -> the flag without which it does nothing.
@@ -150,13 +146,16 @@ class MethodArguments:
     mask_interval: int = flag(10, "Steps between two allocations.")
     beta1: float = flag(0.85, "Average of the sensitivity.")
     beta2: float = flag(0.85, "Average of its uncertainty.")
-    tb_writter_loginterval: int = flag(
-        500, "Steps between TensorBoard records of ranks and penalty."
+    tb_writter_loginterval: int | None = flag(
+        None,
+        "Steps between TensorBoard records of ranks and penalty; default: a hundredth of the run.",
     )
 
     def __post_init__(self) -> None:
         check_flags(self, _RULES)
         check_needs(self, _NEEDS)
+        # The settings check themselves.
+        self.settings  # noqa: B018
         self._check_allocation()
         self._check_lora()
         self.peft_values = self._read_peft()
@@ -209,6 +208,31 @@ class MethodArguments:
                     f"--peft_config {self.peft_config} and --{name} are two methods; give one."
                 )
         return read_peft_values(self.peft_config)
+
+    @property
+    def settings(self) -> AdaLoraSettings:
+        """AdaLoRA's numbers that the flags give.
+
+        Raises:
+            UserError: if one is none of the method's.
+        """
+        try:
+            return AdaLoraSettings(
+                target_rank=self.target_rank,
+                target_total_rank=self.target_total_rank,
+                init_warmup=self.init_warmup,
+                final_warmup=self.final_warmup,
+                mask_interval=self.mask_interval,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                orth_reg_weight=self.reg_orth_coef,
+                allocate=self.allocates,
+                importance_score=self.importance_score,
+                allocation=self.allocation,
+                prune_lora=self.prune_lora,
+            )
+        except UserError as error:
+            raise UserError(f"--{error}") from error
 
     @property
     def allocates(self) -> bool:

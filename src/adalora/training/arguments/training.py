@@ -59,6 +59,10 @@ _RULES: dict[str, Interval | Sequence[str]] = {
 }
 
 
+#: Of a run between two log records, where the user does not say.
+LOGGED_FRACTION = 0.01
+
+
 @dataclass
 class AdaLoraTrainingArguments(transformers.TrainingArguments):
     """The installed ``TrainingArguments`` with the original's flags that it no longer has.
@@ -85,6 +89,11 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         False,
         "Resume although flags that decide the result of the run were changed; what cannot "
         "fit (other ranks or matrices, another optimizer) is refused all the same.",
+    )
+    logging_steps: float | None = flag(  # type: ignore[assignment]
+        None,
+        "Steps between log records; below 1, a fraction of all steps. Default: 50 to 100 records "
+        "over the run.",
     )
     evaluation_strategy: str | None = flag(None, "Old name of --eval_strategy: no, steps or epoch.")
     warmup_ratio: float | None = flag(None, "Learning-rate warm-up as a fraction of all steps.")
@@ -122,6 +131,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         if self.run_name is None:
             self.run_name = self.root_output_dir
         self._take_old_names()
+        self._choose_logging()
         self._choose_device()
         self._choose_sharding()
         self._check()
@@ -157,6 +167,16 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
             self.optim = "adafactor"
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
+
+    def _choose_logging(self) -> None:
+        """Let log records follow the length of the run where no number of steps is given."""
+        if self.logging_steps is not None:
+            return
+        # The Trainer rounds the steps up, so that there are from 50 to 100 in a run of 50 or more.
+        self.logging_steps = LOGGED_FRACTION
+        if self.eval_steps is None:
+            # transformers' own default, which would follow logging_steps.
+            self.eval_steps = 500
 
     def _choose_device(self) -> None:
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()

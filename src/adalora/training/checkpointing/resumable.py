@@ -36,14 +36,13 @@ from adalora.storage.snapshots import (
     staging_folder,
     verify,
 )
-from adalora.training.adaptation import AdaLora
 from adalora.training.build import count_steps
-from adalora.training.callbacks import Stopwatch
+from adalora.training.callbacks import TrainingTime
 from adalora.training.checkpointing.settings import differences, trainer_settings
 from adalora.training.checkpointing.state import Continuation, RunningMean, random_state_kept
 from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer import advance_scheduler, load_optimizer, optimizer_state
-from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.protocol import Adaptation
 
 __all__ = ["ResumableTrainer"]
 
@@ -68,7 +67,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
     def __init__(
         self,
         *args: Any,
-        adaptation: AdaLora | PeftAdaLora | None = None,
+        adaptation: Adaptation | None = None,
         settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -77,22 +76,16 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings or {})))
         self.penalty = RunningMean()
         self.bad_steps = BadSteps()
-        self._stopwatches: dict[str, Stopwatch] = {}
+        self.training_time = TrainingTime()
+        self.add_callback(self.training_time)
         self.continuation = Continuation(self)
         self._settings_changed = False
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate or predict; training goes on as if it had not been."""
-        self._stopwatches["eval"] = Stopwatch()
-        with random_state_kept():
+        with random_state_kept(), self.training_time.evaluation():
             return super().evaluation_loop(*args, **kwargs)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Durations are those of the monotonic clock."""
-        for prefix, stopwatch in self._stopwatches.items():
-            stopwatch.correct(logs, prefix)
-        super().log(logs, *args, **kwargs)
 
     # ---- writing checkpoints ----
 
@@ -124,16 +117,16 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)
         aside = staging_folder(target)
-        leads = bool(self.args.should_save)
+        writes = bool(self.args.should_save)
         memories = self._gather_memories()
         try:
-            self._in_every_process(target, lambda: _empty(aside) if leads else None)
+            self._in_every_process(target, lambda: _empty(aside) if writes else None)
             self._in_every_process(
-                target, lambda: self._write_parts(aside, memories) if leads else None
+                target, lambda: self._write_parts(aside, memories) if writes else None
             )
-            self._in_every_process(target, lambda: self._publish(target) if leads else None)
+            self._in_every_process(target, lambda: self._publish(target) if writes else None)
         except UserError:
-            if leads:
+            if writes:
                 shutil.rmtree(aside, ignore_errors=True)
             raise
         if self.args.push_to_hub:
@@ -149,7 +142,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
     def _write_parts(self, folder: Path, memories: list[bytes]) -> None:
         """The files of a checkpoint; this process writes for all."""
         self._save(str(folder))
-        if self.adaptation is not None and self.adaptation.allocator is not None:
+        if self.adaptation is not None and self.adaptation.begun:
             save_state(self.adaptation.state_dict(), folder / ALLOCATOR_FILE)
         if not self.args.save_only_model:
             state = optimizer_state(self.optimizer, self._unwrapped)
@@ -224,7 +217,6 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             resume_from_checkpoint = str(newest)
         self.continuation.resume(None)
         self._settings_changed = False
-        self._stopwatches["train"] = Stopwatch()
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def _load_from_checkpoint(
@@ -319,7 +311,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         # The total number of steps is known by now, and the allocator's state needs its schedule.
         self.adaptation.begin(self.state.max_steps)
-        if self.adaptation.allocator is not None:
+        if self.adaptation.begun:
             path = checkpoint / ALLOCATOR_FILE
             state = _finite(load_state(path), path)
             self.adaptation.load_state_dict(state, reschedule=reschedule)

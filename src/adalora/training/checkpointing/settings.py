@@ -11,9 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.parser import RunArguments
-from adalora.training.peft_adaptation import PeftAdaLora
+from adalora.training.protocol import Adaptation
 
 __all__ = ["differences", "resume_settings", "trainer_settings"]
 
@@ -59,7 +58,7 @@ def trainer_settings(
     *,
     examples: int | None,
     total_steps: int,
-    adaptation: AdaLora | PeftAdaLora | None,
+    adaptation: Adaptation | None,
 ) -> dict[str, Any]:
     """The settings that a Trainer knows, by the name of the flag where there is one.
 

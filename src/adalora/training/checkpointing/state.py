@@ -8,24 +8,19 @@ last step of an epoch misses what happens at its end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adalora.training.nonfinite import BadSteps
-
-if TYPE_CHECKING:
-    from adalora.training.checkpointing.resumable import ResumableTrainer
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
-import torch
 
 __all__ = [
     "Continuation",
@@ -68,10 +63,21 @@ def best_checkpoint(state: TrainerState, folder: Path) -> str | None:
     return str(path) if state.best_global_step and path.is_dir() else state.best_model_checkpoint
 
 
+class Interruptible(Protocol):
+    """What is kept of a Trainer: its own sums since the last log record, and ours."""
+
+    state: TrainerState
+    penalty: RunningMean
+    bad_steps: BadSteps
+    _tr_loss: Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+
+
 class Continuation(TrainerCallback):  # type: ignore[misc]
     """The memory of one process: random generators and running means."""
 
-    def __init__(self, trainer: ResumableTrainer) -> None:
+    def __init__(self, trainer: Interruptible) -> None:
         self._trainer = trainer
         self._stored: Mapping[str, Any] | None = None
         self._epoch_start: dict[str, Any] = {}
