@@ -110,3 +110,15 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(flags: list[str]) -> Non
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 141  # as a shell counts any program that this happens to
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train", "plan")])
+def test_one_thing_has_one_name_in_every_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    flags = set(re.findall(r"(?<!\S)--?[a-z]\w*", shown.split("\nexample")[0]))
+    assert ("--output" in flags) == ("-o" in flags)
+    assert not flags & {"--force", "--json", "--yaml", "--csv", "--base", "--out", "--limit"}

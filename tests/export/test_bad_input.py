@@ -158,7 +158,7 @@ def test_force_replaces_no_folder_of_other_things(run, tree, tmp_path, to):
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     for target in (mine, run, run / "model", tmp_path):
-        with pytest.raises(UserError, match="even with --force"):
+        with pytest.raises(UserError, match="even with --overwrite"):
             export_run(run, to=to, output=target, force=True)
     assert (mine / "thesis.txt").read_text() == "years of work"
     assert (run / "model" / "adalora.json").is_file()

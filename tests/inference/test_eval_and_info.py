@@ -33,7 +33,9 @@ def command(capsys):
 
 @pytest.mark.parametrize("flags", [(), ("--merged", "--batch_size", "5")])
 def test_the_metrics_are_those_that_the_run_recorded(mnli, command, flags):
-    out = command("eval", mnli, "--max_val_samples", 64, "--json", "--device", "cpu", *flags)
+    out = command(
+        "eval", mnli, "--max_val_samples", 64, "--format", "json", "--device", "cpu", *flags
+    )
     found = json.loads(out)
     recorded = json.loads((mnli / "model" / "adalora.json").read_text())["metrics"]
     assert set(found) == set(recorded) == {"validation_matched", "validation_mismatched"}
@@ -53,7 +55,7 @@ def test_the_table_shows_both_sets_beside_what_was_recorded(mnli, command):
 
 def test_the_official_files_give_the_same_as_the_built_in_ones(mnli, command, tmp_path):
     write_tsv(tmp_path, ["mnli"])
-    flags = ("--max_val_samples", 32, "--json")
+    flags = ("--max_val_samples", 32, "--format", "json")
     built_in = command("eval", mnli, *flags)
     assert command("eval", mnli, "--data_dir", tmp_path, "--task_name", "mnli", *flags) == built_in
 
@@ -70,7 +72,7 @@ def test_a_file_of_ones_own_is_scored_by_the_classifiers_labels(mnli, command, t
     rows = generate("mnli", "validation_matched")[:64]
     own = [{**row, "label": names[row["label"]] if word else row["label"]} for row in rows]
     file = own_file(tmp_path, own)
-    found = json.loads(command("eval", mnli, "--validation_file", file, "--json"))
+    found = json.loads(command("eval", mnli, "--validation_file", file, "--format", "json"))
     recorded = json.loads((mnli / "model" / "adalora.json").read_text())["metrics"]
     accuracy = recorded["validation_matched"]["eval_accuracy"]
     assert found["validation"]["accuracy"] == pytest.approx(accuracy)
@@ -78,9 +80,9 @@ def test_a_file_of_ones_own_is_scored_by_the_classifiers_labels(mnli, command, t
     file = own_file(tmp_path, [row for row in own if row["label"] in ("neutral", 1)])
     assert (
         0
-        <= json.loads(command("eval", mnli, "--validation_file", file, "--json"))["validation"][
-            "accuracy"
-        ]
+        <= json.loads(command("eval", mnli, "--validation_file", file, "--format", "json"))[
+            "validation"
+        ]["accuracy"]
         <= 1
     )
 
@@ -88,7 +90,7 @@ def test_a_file_of_ones_own_is_scored_by_the_classifiers_labels(mnli, command, t
 def test_whole_numbers_are_scores_for_a_regression_model(make, command, tmp_path):
     run = make(labels=None)
     file = own_file(tmp_path, [{"text": f"a bird {n}", "label": n} for n in range(4)])
-    found = json.loads(command("eval", run, "--validation_file", file, "--json"))
+    found = json.loads(command("eval", run, "--validation_file", file, "--format", "json"))
     assert set(found["validation"]) == {"loss", "mse", "pearson", "samples"}
     assert found["validation"]["mse"] == pytest.approx(found["validation"]["loss"], rel=1e-4)
 
@@ -120,7 +122,7 @@ def test_own_data_needs_a_file_and_its_labels(make, command, tmp_path):
 
 
 def test_a_run_is_described(mnli, command):
-    facts = json.loads(command("info", mnli, "--json"))
+    facts = json.loads(command("info", mnli, "--format", "json"))
     assert (facts["kind"], facts["state"]) == ("run", "complete")
     assert facts["checkpoints"] == ["checkpoint-6", "checkpoint-12"]
     assert facts["triplets"] == {"kept": 36, "initial": 72}
@@ -135,40 +137,46 @@ def test_a_run_is_described(mnli, command):
         assert part in shown
 
 
+@pytest.mark.parametrize("name", ["info", "eval"])
+def test_the_earlier_flag_for_json_still_counts(mnli, command, name):
+    more = ("--max_val_samples", 8) if name == "eval" else ()
+    assert command(name, mnli, *more, "--json") == command(name, mnli, *more, "--format", "json")
+
+
 def test_an_artefact_is_described_wherever_it_went(mnli, command, tmp_path):
     folder = shutil.copytree(
         mnli / "model", tmp_path / "copied", ignore=shutil.ignore_patterns("checkpoint-*")
     )
-    facts = json.loads(command("info", folder, "--json"))
+    facts = json.loads(command("info", folder, "--format", "json"))
     assert (facts["kind"], facts["checkpoints"]) == ("artefact", [])
     assert facts["rank_pattern"] == json.loads((mnli / "rank_pattern.json").read_text())
 
 
 def test_a_training_checkpoint_is_described(mnli, command):
-    facts = json.loads(command("info", mnli / "model" / "checkpoint-6", "--json"))
+    facts = json.loads(command("info", mnli / "model" / "checkpoint-6", "--format", "json"))
     assert (facts["kind"], facts["step"], facts["max_steps"]) == ("checkpoint", 6, 12)
     assert facts["triplets"]["initial"] == 72
     assert 36 <= facts["triplets"]["kept"] <= 72
     assert facts["method"] == "AdaLoRA"
     assert facts["task"] == "mini-mnli"  # from the finished run around it
-    last = json.loads(command("info", mnli / "model" / "checkpoint-12", "--json"))
+    last = json.loads(command("info", mnli / "model" / "checkpoint-12", "--format", "json"))
     assert last["triplets"]["kept"] == 36
     assert "36 of 72" in command("info", mnli / "model" / "checkpoint-12")
 
 
 def test_an_unfinished_run_is_described(mnli, command, tmp_path):
     shutil.copytree(mnli / "model" / "checkpoint-6", tmp_path / "model" / "checkpoint-6")
-    facts = json.loads(command("info", tmp_path, "--json"))
+    facts = json.loads(command("info", tmp_path, "--format", "json"))
     assert (facts["kind"], facts["state"]) == ("run", "unfinished")
     assert facts["checkpoints"] == ["checkpoint-6"]
-    alone = json.loads(command("info", tmp_path / "model" / "checkpoint-6", "--json"))
+    alone = json.loads(command("info", tmp_path / "model" / "checkpoint-6", "--format", "json"))
     assert "task" not in alone
 
 
 def test_damage_is_told_beside_the_facts(mnli, command, tmp_path):
     shutil.copytree(mnli / "model", tmp_path / "run")
     (tmp_path / "run" / "head.safetensors").write_bytes(b"")
-    facts = json.loads(command("info", tmp_path / "run", "--json", expect=1))
+    facts = json.loads(command("info", tmp_path / "run", "--format", "json", expect=1))
     assert "head.safetensors is 0 bytes long" in facts["state"]
     assert facts["task"] == "mini-mnli"
 
@@ -197,8 +205,8 @@ def test_a_run_that_starts_from_an_artefact_says_so(mnli, command, tmp_path):
         *(*SMALL, "--task_name", "mini-mnli", "--do_train", "--report_to", "none"),
         *("--lora_path", mnli, "--max_steps", "7", "--root_output_dir", root),
     )
-    facts = json.loads(command("info", root, "--json"))
-    first = json.loads(command("info", mnli, "--json"))
+    facts = json.loads(command("info", root, "--format", "json"))
+    first = json.loads(command("info", mnli, "--format", "json"))
     (origin,) = facts["lineage"]
     assert origin["path"] == str((mnli / "model").resolve())
     assert (origin["task"], origin["created"]) == (first["task"], first["created"])

@@ -225,20 +225,20 @@ def test_a_run_that_is_none_is_named(predict, tmp_path):
     assert "no complete artefact" in predict(tmp_path, expect=2)
 
 
-def test_an_output_is_replaced_only_by_force(make, predict, tmp_path):
+def test_an_output_is_replaced_only_when_asked_for(make, predict, tmp_path):
     target = tmp_path / "out.tsv"
     target.write_text("mine")
     run = make()
-    assert "--force replaces it" in predict(run, "--output", target, expect=2, stdin=b"a\n")
+    assert "--overwrite replaces it" in predict(run, "--output", target, expect=2, stdin=b"a\n")
     assert target.read_text() == "mine"
-    predict(run, "--output", target, "--force", stdin=b"a\n")
+    predict(run, "--output", target, "--overwrite", stdin=b"a\n")
     assert target.read_text().startswith("index\tlabel")
 
 
 def test_an_input_may_be_replaced_by_its_own_predictions(make, predict, tmp_path):
     file = tmp_path / "texts.tsv"
     file.write_text("text\n" + "the dog ran\n" * 40)
-    predict(make(), file, "--output", file, "--force", "--with_texts", "--window", 8)
+    predict(make(), file, "--output", file, "--overwrite", "--with_texts", "--window", 8)
     lines = file.read_text().splitlines()
     assert lines[0] == "index\ttext\tlabel\tp_no\tp_yes"
     assert len(lines) == 41
@@ -251,7 +251,7 @@ def test_a_full_disk_keeps_the_earlier_output(make, predict, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        line = predict(run, "-o", target, "--force", stdin=b"the dog ran\n" * 300, expect=2)
+        line = predict(run, "-o", target, "--overwrite", stdin=b"the dog ran\n" * 300, expect=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "could not be written (File too large); nothing was left" in line

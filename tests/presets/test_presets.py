@@ -231,9 +231,11 @@ def test_presets_lists_all_and_shows_one_with_its_sources(
 def test_a_preset_as_a_file_is_the_preset(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["presets", name, "--yaml"]) == 0
+    assert main(["presets", name, "--format", "yaml"]) == 0
     path = tmp_path / "run.yaml"
     path.write_text(capsys.readouterr().out)
+    assert main(["presets", name, "--yaml"]) == 0  # its earlier name
+    assert capsys.readouterr().out == path.read_text()
     assert yaml.safe_load(path.read_text()) == values(name)
     assert parse_arguments([str(path)]).method == parse_arguments(["--preset", name]).method
 

@@ -132,7 +132,7 @@ def use_artefact(run: KillableRun, folder: Path, dice: random.Random) -> str:
     target = folder / f"export-{time.monotonic_ns()}"
     kind = dice.choice(("eval", "merged", "lora"))
     words = {
-        "eval": ["eval", str(run.folder), "--json"],
+        "eval": ["eval", str(run.folder), "--format", "json"],
         "merged": ["export", str(run.folder), "--to", "merged", "--output", str(target)],
         "lora": ["export", str(run.folder), "--to", "lora", "--output", str(target)],
     }[kind]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adalora.commands.report import main
+from adalora.commands.show import report
 from adalora.errors import UserError
 from adalora.report.drawing import Picture
 from adalora.report.page import MANIFEST, Page, write_page
@@ -91,13 +91,13 @@ def test_the_command_writes_into_the_run_s_folder_by_default(
     make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = make.write_run(tmp_path / "run", make.record())
-    assert main([str(source)]) == 0
+    assert report([str(source)]) == 0
     assert (source / "report" / "index.html").is_file()
     assert str(source / "report" / "index.html") in capsys.readouterr().out
     (source / "report" / "index.html").write_text("mine")
     with pytest.raises(UserError, match="--overwrite"):
-        main([str(source)])
-    assert main([str(source), "--overwrite"]) == 0
+        report([str(source)])
+    assert report([str(source), "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])

@@ -70,7 +70,7 @@ def test_what_is_there_is_replaced_whole_with_force(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"force": False, "replaceable": anything}, "exists already.*--force"),
+        ({"force": False, "replaceable": anything}, "exists already.*--overwrite"),
         ({"force": True, "replaceable": nothing}, "does not look like an earlier result"),
     ],
 )

@@ -212,8 +212,10 @@ def test_a_files_ending_chooses_the_format_and_a_file_that_exists_is_kept(
     assert main(["table", str(runs), "-o", str(path)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert path.read_text() == "mine"
-    assert main(["table", str(runs), "-o", str(path), "--force"]) == 0
-    assert path.read_text(encoding="utf-8").startswith(begins)
+    for flag in ("--overwrite", "--force"):  # its earlier name
+        path.write_text("mine")
+        assert main(["table", str(runs), "-o", str(path), flag]) == 0
+        assert path.read_text(encoding="utf-8").startswith(begins)
 
 
 def test_a_narrow_terminal_gets_every_column_in_blocks(

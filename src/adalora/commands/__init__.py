@@ -1,4 +1,4 @@
-"""The commands of ``adalora``, one module each: ``main(flags)`` runs it and gives its exit status.
+"""The commands of ``adalora``: each a function of its flags that gives the exit status.
 
 ``adalora.cli`` has their table, and imports a module when its command is called.
 """

@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser, add_loading_flags, load_by_flags, positive
+from adalora.commands.flags import (
+    CommandParser,
+    add_format_flag,
+    add_loading_flags,
+    load_by_flags,
+    positive,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +21,7 @@ __all__ = ["main"]
 
 EXAMPLES = """  adalora eval output/mini-rte
   adalora eval output/rte --data_dir glue_data
-  adalora eval output/mine --validation_file dev.csv --json"""
+  adalora eval output/mine --validation_file dev.csv --format json"""
 
 
 def main(flags: Sequence[str]) -> int:
@@ -32,7 +38,7 @@ def main(flags: Sequence[str]) -> int:
     parser.add_argument(
         "--max_val_samples", type=positive, help="evaluate on the first so many examples"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_format_flag(parser, "json")
     add_loading_flags(parser)
     arguments = parser.parse_args(flags)
 
@@ -54,7 +60,7 @@ def main(flags: Sequence[str]) -> int:
         name: evaluate(classifier, examples.first(arguments.max_val_samples))
         for name, examples in sets.items()
     }
-    if arguments.json:
+    if arguments.format == "json":
         print(json.dumps(results, indent=2))
     else:
         from rich.console import Console

@@ -1,9 +1,10 @@
-"""What the commands share: errors as one sentence, and loading a model by flags."""
+"""What the commands share: a parser whose errors are one sentence, and flags that several have."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from adalora.errors import UserError
@@ -12,7 +13,15 @@ from adalora.shell import program
 if TYPE_CHECKING:
     from adalora.inference.classifier import Classifier
 
-__all__ = ["CommandParser", "add_loading_flags", "load_by_flags", "positive", "require_our_loralib"]
+__all__ = [
+    "CommandParser",
+    "add_format_flag",
+    "add_loading_flags",
+    "add_output_flags",
+    "load_by_flags",
+    "positive",
+    "require_our_loralib",
+]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -49,6 +58,45 @@ def positive(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{word} is not at least 1")
     return number
+
+
+def add_output_flags(
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    text: str,
+    *,
+    required: bool = False,
+    overwrite: str = "replace what is there",
+) -> None:
+    """``--output`` (``-o``) and ``--overwrite``, whose name was ``--force`` in some commands.
+
+    Args:
+        parser: of the command.
+        metavar: what is written, such as FILE.
+        text: help for ``--output``.
+        required: whether there is no default.
+        overwrite: help for ``--overwrite``.
+    """
+    parser.add_argument("-o", "--output", type=_path, metavar=metavar, required=required, help=text)
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
+
+
+def _path(word: str) -> Path:
+    return Path(word).expanduser()
+
+
+def add_format_flag(parser: argparse.ArgumentParser, other: str) -> None:
+    """``--format``: a table on the terminal, or ``other``, which was a flag of its own before."""
+    parser.add_argument(
+        "--format",
+        choices=("terminal", other),
+        default="terminal",
+        help=f"terminal (default), or {other} for programs",
+    )
+    parser.add_argument(
+        f"--{other}", dest="format", action="store_const", const=other, help=argparse.SUPPRESS
+    )
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser
+from adalora.commands.flags import CommandParser, add_format_flag
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["facts_of", "main"]
 
 EXAMPLES = """  adalora info output/rte
   adalora info output/rte/model/checkpoint-500
-  adalora info output/rte --json"""
+  adalora info output/rte --format json"""
 # What comes first, in this order.
 _FIRST = ("kind", "path", "state", "base_model", "revision", "base_fingerprint", "model_type")
 
@@ -29,11 +29,11 @@ def main(flags: Sequence[str]) -> int:
     """Print the facts; 1 if an artefact's files are not as they were saved."""
     parser = CommandParser("info", "Say what a folder is.", EXAMPLES)
     parser.add_argument("path", help="a run's folder, an artefact, or a checkpoint-N")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_format_flag(parser, "json")
     arguments = parser.parse_args(flags)
 
     facts = facts_of(arguments.path)
-    if arguments.json:
+    if arguments.format == "json":
         print(json.dumps(facts, indent=2))
     else:
         _show(facts)

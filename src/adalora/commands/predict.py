@@ -7,10 +7,15 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from adalora.commands.flags import CommandParser, add_loading_flags, load_by_flags, positive
+from adalora.commands.flags import (
+    CommandParser,
+    add_loading_flags,
+    add_output_flags,
+    load_by_flags,
+    positive,
+)
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,12 +50,11 @@ def _parser() -> CommandParser:
         action="store_true",
         help="quotes in CSV and TSV are characters, as in GLUE's own files",
     )
-    parser.add_argument("--output", "-o", type=Path, help="default: the standard output")
+    add_output_flags(parser, "FILE", "default: the standard output")
     parser.add_argument(
         "--format", choices=("tsv", "csv", "jsonl"), help="default: by --output's ending, or tsv"
     )
     parser.add_argument("--with_texts", action="store_true", help="repeat the texts in the output")
-    parser.add_argument("--force", action="store_true", help="replace --output if it exists")
     parser.add_argument(
         "--window",
         type=positive,
@@ -67,7 +71,7 @@ def main(flags: Sequence[str]) -> int:
     if arguments.output is not None:
         from adalora.inference.output import check_target
 
-        check_target(arguments.output, force=arguments.force)
+        check_target(arguments.output, force=arguments.overwrite)
     if arguments.file == "-":
         if sys.stdin.isatty():
             print("Reading the terminal; Ctrl-D ends it.", file=sys.stderr)
@@ -117,7 +121,7 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     shown = arguments.format or (suffix if suffix in ("csv", "jsonl") else "tsv")
     names = (asked or known or ("text",)) if arguments.with_texts else ()
     size = os.fstat(stream.fileno()).st_size if arguments.file != "-" else None
-    with opened(arguments.output, force=arguments.force) as out, _progress() as progress:
+    with opened(arguments.output, force=arguments.overwrite) as out, _progress() as progress:
         write = writer(out, shown, classifier.labels, names)
         bar = progress.add_task("Predicting", total=size, rows=0)
         done = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser
+from adalora.commands.flags import CommandParser, add_format_flag
 from adalora.shell import program
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 EXAMPLES = """  adalora presets
   adalora presets mnli/adalora-0.3M
-  adalora presets mnli/adalora-0.3M --yaml > run.yaml
+  adalora presets mnli/adalora-0.3M --format yaml > run.yaml
   run_glue.py --preset mnli/adalora-0.3M --data_dir GLUE --root_output_dir output/mnli"""
 
 
@@ -28,9 +28,7 @@ def main(flags: Sequence[str]) -> int:
         EXAMPLES,
     )
     parser.add_argument("name", nargs="?", metavar="TASK/METHOD", help="the one to show")
-    parser.add_argument(
-        "--yaml", action="store_true", help="as a file that run_glue.py takes in place of flags"
-    )
+    add_format_flag(parser, "yaml")
     arguments = parser.parse_args(flags)
 
     from adalora.presets import find_preset
@@ -39,7 +37,7 @@ def main(flags: Sequence[str]) -> int:
         _list()
         return 0
     preset = find_preset(arguments.name)
-    if arguments.yaml:
+    if arguments.format == "yaml":
         _print_yaml(preset)
     else:
         _show(preset)

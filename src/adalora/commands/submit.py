@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adalora.commands.flags import CommandParser, positive
+from adalora.commands.flags import CommandParser, add_output_flags, positive
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def main(flags: Sequence[str]) -> int:
         EXAMPLES,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, one a task")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ZIP", help="to write")
+    add_output_flags(parser, "ZIP", "file to write", required=True)
     parser.add_argument(
         "--fill",
         choices=("majority",),
@@ -44,13 +44,12 @@ def main(flags: Sequence[str]) -> int:
     )
     parser.add_argument("--batch_size", type=positive, default=32, help="texts in one pass")
     parser.add_argument("--device", help="cpu, cuda, ...; default: the GPU if there is one")
-    parser.add_argument("--force", action="store_true", help="replace ZIP if it exists")
     arguments = parser.parse_args(flags)
 
     from adalora.glue.submission import ENTRIES, filled, write_submission
     from adalora.inference.output import check_target
 
-    check_target(arguments.output, force=arguments.force)
+    check_target(arguments.output, force=arguments.overwrite)
     answers: dict[str, Answers] = {}
     for run in arguments.runs:
         for name, found in _of_run(run, arguments).items():

@@ -62,7 +62,11 @@ def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = CommandParser("sweep", "Make many runs that a YAML file describes.", EXAMPLES)
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="the sweep")
     parser.add_argument(
-        "--output", type=Path, help="folder of the sweep (default: output/sweeps/NAME)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="of the sweep (default: output/sweeps/NAME)",
     )
     parser.add_argument(
         "--dry_run", action="store_true", help="show the plan and what it would take; run nothing"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser, positive
+from adalora.commands.flags import CommandParser, add_output_flags, positive
 
 if TYPE_CHECKING:
     from adalora.results.rows import Row
@@ -65,8 +65,7 @@ def _parser() -> CommandParser:
         choices=("terminal", "markdown", "latex", "csv"),
         help="default: that of --output's ending (.md, .tex, .csv), else terminal",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write to a file")
-    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
+    add_output_flags(parser, "FILE", "default: the standard output")
     return parser
 
 
@@ -83,7 +82,7 @@ def main(flags: Sequence[str]) -> int:
     if arguments.output is not None:
         from adalora.inference.output import check_target
 
-        check_target(arguments.output, force=arguments.force)
+        check_target(arguments.output, force=arguments.overwrite)
     from adalora.results.rows import rows_of
     from adalora.results.sources import read_sources
 
@@ -186,6 +185,6 @@ def _write(
         return
     from adalora.inference.output import opened
 
-    with opened(output, force=arguments.force) as stream:
+    with opened(output, force=arguments.overwrite) as stream:
         stream.write(text)
     print(f"Wrote {output}.")

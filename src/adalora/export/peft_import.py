@@ -93,7 +93,7 @@ def import_adapter(
         adapter = read_adapter(folder)
         base = base_model or adapter.base_model
         if base is None:
-            raise UserError(f"{folder} does not name its base model; name it with --base.")
+            raise UserError(f"{folder} does not name its base model; name it with --base_model.")
         model = _load_base(adapter, base, labels)
         rank_pattern = build(model, adapter)
         tokenizer = _tokenizer(adapter, base)

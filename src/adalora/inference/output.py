@@ -32,7 +32,7 @@ def check_target(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name a file.")
     if path.exists() and not force:
-        raise UserError(f"--output {path} exists already; name another, or --force replaces it.")
+        raise UserError(f"--output {path} exists already; name another; --overwrite replaces it.")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path}: the folder {path.parent} cannot be written to.")
 

@@ -68,17 +68,17 @@ def _check(
     if not os.path.lexists(target):
         return
     if not force:
-        raise UserError(f"{target} exists already; name another place, or replace it with --force.")
+        raise UserError(f"{target} exists already; name another place; --overwrite replaces it.")
     for path in protected:
         if path.resolve().is_relative_to(target.resolve()):
             raise UserError(
                 f"{target} holds {path}, which this reads from, and is not replaced even with "
-                "--force; name another place."
+                "--overwrite; name another place."
             )
     if not replaceable(target):
         raise UserError(
             f"{target} does not look like an earlier result of this command and is not replaced "
-            "even with --force; name another place, or remove it yourself."
+            "even with --overwrite; name another place, or remove it yourself."
         )
 
 
