@@ -38,7 +38,7 @@ def test_the_datasets_librarys_own_variable_switches_it_off_as_well(tmp_path: Pa
     # In a process of its own: it is read when the library is imported.
     program = (
         "from adalora.errors import exit_with_message\n"
-        "from adalora.glue import DataSource, load_data\n"
+        "from adalora.glue.load import DataSource, load_data\n"
         "import sys\n"
         "sys.exit(exit_with_message(lambda: load_data(DataSource(task_name='rte')) and None))\n"
     )

@@ -121,3 +121,17 @@ def test_predictions_have_the_originals_form(tmp_path: Path) -> None:
     write_predictions(path, np.array([3.14159, 0.5]), None)
     assert path.read_text() == "index\tprediction\n0\t3.142\n1\t0.500\n"
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_run_scores_by_evaluate_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    compute = GlueMetric._compute
+    monkeypatch.setattr(GlueMetric, "_compute", lambda *a, **k: used.append(1) or compute(*a, **k))
+    monkeypatch.setattr("evaluate.module.config.HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    assert compute_glue_metrics("mrpc", GUESS, TRUTH)["f1"] == pytest.approx(0.75)
+    assert used
+    assert not list(tmp_path.iterdir())
+    GlueMetric("mrpc")  # as evaluate has it, which may gather the predictions of several processes
+    assert (tmp_path / "metrics").is_dir()

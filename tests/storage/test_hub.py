@@ -19,7 +19,7 @@ import sys, time
 import adalora.storage.hub
 from huggingface_hub.utils import close_session
 from adalora.errors import UserError
-from adalora.glue import DataSource, load_data
+from adalora.glue.load import DataSource, load_data
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 
 # The pauses between two attempts, which are the library's.

@@ -1,4 +1,4 @@
-"""The metrics of GLUE, by scikit-learn and scipy, also behind the ``evaluate`` package's interface.
+"""The metrics of GLUE: a metric of the ``evaluate`` package, by scikit-learn and scipy.
 
 Keys are those of ``evaluate``'s own "glue" metric, whose code would have to be downloaded.
 ``combined_score`` is the original's: the mean, where a task has more than one.
@@ -70,15 +70,11 @@ def compute_glue_metrics(
             f"{bad} of {guess.size} predictions are not finite: training has diverged; lower the "
             "learning rate."
         )
-    task = None if task_name is None else resolve_task(task_name)[0]
-    names = task.metrics if task is not None else (_NUMBERS if is_regression else _CLASSES)
     if warn and guess.size > 1 and (guess == guess[0]).all():
         logger.warning("Every prediction is %s: the model has collapsed to one answer.", guess[0])
-    with warnings.catch_warnings():
-        # Said above in one sentence of ours.
-        warnings.simplefilter("ignore")
-        result = {name: _METRICS[name](truth, guess) for name in names}
-    if task is not None and len(result) > 1:
+    metric = GlueMetric(task_name, is_regression=is_regression, keep_in_memory=True)
+    result: dict[str, float] = metric.compute(predictions=guess, references=truth)
+    if task_name is not None and len(result) > 1:
         result["combined_score"] = float(np.mean(list(result.values())))
     return result
 
@@ -104,18 +100,26 @@ _METRICS: dict[str, Any] = {
 
 
 class GlueMetric(evaluate.Metric):  # type: ignore[misc]
-    """``evaluate``'s interface over ``compute_glue_metrics``: ``GlueMetric("mrpc").compute(...)``.
+    """A metric as ``evaluate`` has them: ``GlueMetric("mrpc").compute(...)``, ``add`` and so on.
 
     Args:
-        task_name: a GLUE task, as ``evaluate.load("glue", task_name)`` takes it.
+        task_name: a GLUE task, as ``evaluate.load("glue", task_name)`` takes it; None for the
+            user's own data (accuracy; mse and Pearson).
+        is_regression: what the user's own data is; a task knows it by itself.
+        **kwargs: of ``evaluate.Metric``; with ``keep_in_memory`` nothing is written to disk.
     """
 
-    def __init__(self, task_name: str, **kwargs: Any) -> None:
-        self.task = resolve_task(task_name)[0]
-        super().__init__(config_name=self.task.name, **kwargs)
+    def __init__(
+        self, task_name: str | None, *, is_regression: bool = False, **kwargs: Any
+    ) -> None:
+        task = None if task_name is None else resolve_task(task_name)[0]
+        self._is_regression = is_regression if task is None else task.is_regression
+        own = _NUMBERS if is_regression else _CLASSES
+        self._metrics = own if task is None else task.metrics
+        super().__init__(config_name=None if task is None else task.name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        kind = "float32" if self.task.is_regression else "int64"
+        kind = "float64" if self._is_regression else "int64"
         return evaluate.MetricInfo(
             description="The metrics of one GLUE task, computed without a download.",
             citation="",
@@ -125,6 +129,14 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
             ),
         )
 
+    def _build_data_dir(self) -> str:
+        # The base class makes a folder in the user's cache even if nothing will be put there, and
+        # a home may be read-only where runs are made.
+        return "" if self.keep_in_memory else str(super()._build_data_dir())
+
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        scores = compute_glue_metrics(self.task.name, predictions, references)
-        return {name: value for name, value in scores.items() if name != "combined_score"}
+        guess, truth = np.asarray(predictions), np.asarray(references)
+        with warnings.catch_warnings():
+            # compute_glue_metrics says in one sentence what scipy would.
+            warnings.simplefilter("ignore")
+            return {name: _METRICS[name](truth, guess) for name in self._metrics}
