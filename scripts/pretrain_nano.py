@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from adalora.builtin.miniature import example_texts
-from adalora.builtin.sentences import Draw, change, draw_fact, sentence, tell
+from adalora.builtin.sentences import Draw, change, draw_fact, sentence, wording
 from adalora.pretrained.deberta.patch import patch
 
 #: Share of the tokens that are hidden.
@@ -158,10 +158,10 @@ def make_text(draw: Draw) -> Text:
     if draw.chance(0.5):
         for slot in draw.shuffled(fact.said())[: 1 + draw.below(2)]:
             other = change(draw, other, slot)
-    first = sentence(tell(draw, fact))
+    first = sentence(wording(draw, fact))
     # The same choices of words and voice: only what the change put in differs.
-    unchanged = sentence(tell(copy.deepcopy(draw), fact))
-    return Text(first, sentence(tell(draw, other)), unchanged, other == fact)
+    unchanged = sentence(wording(copy.deepcopy(draw), fact))
+    return Text(first, sentence(wording(draw, other)), unchanged, other == fact)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The exceptions that programs tell in one sentence, and how they tell them."""
+"""The exceptions that programs report in one sentence, and how they report them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Interrupted", "UserError", "exit_with_message", "is_main_process"]
 
 
 class UserError(ValueError):
-    """A mistake in a flag, a file or a value, told in one sentence.
+    """A mistake in a flag, a file or a value, reported in one sentence.
 
     The message names the value, what was expected and what to do. Programs print it without a
     traceback and exit with status 2. Values come from anywhere: what would break the line or move
@@ -34,7 +34,7 @@ def _one_line(text: str, most: int = 1200) -> str:
 class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end; the message says where it stood and how to go on.
 
-    No ``Exception``, so that what libraries catch and tell as their own failure does not hold it.
+    No ``Exception``, so that what libraries catch and report as their own failure does not hold it.
 
     Args:
         signal_number: such as ``signal.SIGTERM``; the exit status is 128 more, as in a shell.
@@ -57,7 +57,7 @@ def exit_with_message(main: Callable[[], int | None]) -> int:
     Returns:
         What ``main`` returned (None is 0); 2 after a ``UserError``, whose sentence goes to the
         standard error stream, with the process's rank where there are several; 128 and the
-        signal's number after a signal, of which the first process tells. Where nobody reads the
+        signal's number after a signal, which the first process reports. Where nobody reads the
         standard output any more (``| head``), it is that of SIGPIPE, without a word.
     """
     try:

@@ -125,7 +125,7 @@ def check_model_sizes(config: Any, name: str) -> None:
         if isinstance(value, int | float) and value not in allowed:
             raise UserError(
                 f"The configuration of {name!r} says {field} {value}, which must be {allowed}: it "
-                "is damaged, or meant to do damage; fetch it anew."
+                "is damaged, or meant to do damage; download it again."
             )
 
 

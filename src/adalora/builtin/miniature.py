@@ -11,7 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 from adalora.builtin import lexicon as words
-from adalora.builtin.sentences import Draw, Fact, add, change, contradict, draw_fact, sentence, tell
+from adalora.builtin.sentences import (
+    Draw,
+    Fact,
+    add,
+    change,
+    contradict,
+    draw_fact,
+    sentence,
+    wording,
+)
 
 __all__ = ["MINI_TASKS", "example_texts", "generate", "splits_of"]
 
@@ -25,14 +34,14 @@ SCORE_NOISE = 0.4
 def _cola(draw: Draw, strange: bool) -> Row:
     fact = draw_fact(draw, detail=0.4)
     if draw.chance(0.7):
-        return {"sentence": sentence(tell(draw, fact)), "label": 1}
+        return {"sentence": sentence(wording(draw, fact)), "label": 1}
     return {"sentence": sentence(_corrupt(draw, fact)), "label": 0}
 
 
 def _corrupt(draw: Draw, fact: Fact) -> str:
     """Break the grammar: form, order, or something missing or doubled."""
     verb = draw.pick(words.VERBS[fact.verb[0]][fact.verb[1]])
-    good = tell(draw, fact, plain=True).split()
+    good = wording(draw, fact, plain=True).split()
     kind = draw.below(5)
     at = next(i for i, word in enumerate(good) if any(word in v for v in _forms(fact)))
     if kind == 0:  # has repair
@@ -80,7 +89,7 @@ def _paraphrase(draw: Draw, positive: float) -> tuple[str, str, int]:
     if not label:
         for slot in draw.shuffled(["person", "thing", "verb"])[: 1 + draw.below(3)]:
             other = change(draw, other, slot)
-    return tell(draw, fact), tell(draw, other), label
+    return wording(draw, fact), wording(draw, other), label
 
 
 def _mrpc(draw: Draw, strange: bool) -> Row:
@@ -106,8 +115,8 @@ def _stsb(draw: Draw, strange: bool) -> Row:
         other = change(draw, other, slot)
     score = 5 * (1 - changed / len(slots)) + SCORE_NOISE * (2 * draw.below(1001) / 1000 - 1)
     return {
-        "sentence1": sentence(tell(draw, fact)),
-        "sentence2": sentence(tell(draw, other)),
+        "sentence1": sentence(wording(draw, fact)),
+        "sentence2": sentence(wording(draw, other)),
         "label": round(min(max(score, 0.0), 5.0), 2),
     }
 
@@ -116,13 +125,13 @@ def _inference(draw: Draw, strange: bool) -> tuple[str, str, int]:
     """Premise, hypothesis and 0 entailment, 1 neutral, 2 contradiction."""
     label = draw.below(3)
     fact = draw_fact(draw, detail=0.5, strange=strange)
-    premise = tell(draw, fact)
+    premise = wording(draw, fact)
     fewer = fact
     for slot in ("quality", "trait", "place", "time"):
         if draw.chance(0.4):
             fewer = fewer.having(slot, None)
     if label == 0:
-        return premise, tell(draw, fewer), 0
+        return premise, wording(draw, fewer), 0
     if label == 1:
         if draw.chance(0.5):
             other = change(draw, change(draw, fewer, "thing"), "verb")
@@ -130,9 +139,9 @@ def _inference(draw: Draw, strange: bool) -> tuple[str, str, int]:
             free = [s for s in ("place", "time", "quality") if getattr(fact, s) is None]
             slot = draw.pick(free) if free else "thing"
             other = change(draw, fewer, slot) if slot == "thing" else add(draw, fewer, slot)
-        return premise, tell(draw, other), 1
+        return premise, wording(draw, other), 1
     other, negated = contradict(draw, fewer)
-    return premise, tell(draw, other, negated=negated), 2
+    return premise, wording(draw, other, negated=negated), 2
 
 
 def _mnli(draw: Draw, strange: bool) -> Row:
@@ -166,7 +175,7 @@ def _qnli(draw: Draw, strange: bool) -> Row:
             fact = change(draw, change(draw, fact, "person"), "thing")
     return {
         "question": sentence(question, "?"),
-        "sentence": sentence(tell(draw, fact)),
+        "sentence": sentence(wording(draw, fact)),
         "label": label,
     }
 

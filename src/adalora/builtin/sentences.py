@@ -1,4 +1,4 @@
-"""Facts and the sentences that tell them: one meaning, many wordings, and controlled changes.
+"""Facts and the sentences that state them: one meaning, many wordings, and controlled changes.
 
 A fact says who did what to which thing, where and when. Rendering chooses among synonyms and
 between active and passive voice; a change replaces one part, so that the relation of two sentences
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from adalora.builtin import lexicon as words
 
-__all__ = ["SLOTS", "Draw", "Fact", "change", "contradict", "draw_fact", "sentence", "tell"]
+__all__ = ["SLOTS", "Draw", "Fact", "change", "contradict", "draw_fact", "sentence", "wording"]
 
 Item = TypeVar("Item")
 SLOTS = ("quality", "person", "verb", "trait", "thing", "place", "time")
@@ -114,7 +114,7 @@ def draw_fact(draw: Draw, *, detail: float = 0.6, strange: bool = False) -> Fact
 
 
 def add(draw: Draw, fact: Fact, slot: str) -> Fact:
-    """The fact with an optional part said (anew)."""
+    """The fact with an optional part said, or said again with another value."""
     if slot in ("quality", "trait"):
         return fact.having(slot, _side(draw, words.ADJECTIVES))
     options = words.PLACES if slot == "place" else words.TIMES
@@ -137,7 +137,7 @@ def change(draw: Draw, fact: Fact, slot: str) -> Fact:
 
 
 def contradict(draw: Draw, fact: Fact) -> tuple[Fact, bool]:
-    """A fact that cannot hold beside this one, and whether it is to be told with "not"."""
+    """A fact that contradicts this one, and whether it is to be stated with "not"."""
     slots = [s for s in fact.said() if s in ("verb", "quality", "trait")]
     if draw.chance(0.4):
         return fact, True
@@ -153,7 +153,7 @@ def _noun_phrase(draw: Draw, noun: str, quality: tuple[int, int] | None) -> str:
     return f"the {draw.pick(words.ADJECTIVES[group][side])} {noun}"
 
 
-def tell(draw: Draw, fact: Fact, *, negated: bool = False, plain: bool = False) -> str:
+def wording(draw: Draw, fact: Fact, *, negated: bool = False, plain: bool = False) -> str:
     """A wording of ``fact`` without capital and full stop.
 
     ``plain`` keeps to the active voice with the place and time at the end.

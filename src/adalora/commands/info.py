@@ -209,7 +209,7 @@ def _checkpoint(folder: Path) -> dict[str, Any]:
             "kept": _kept(folder, values),
             "initial": sum(stored[name][0] for name in ranked),
         }
-    # A finished run has its description beside its checkpoints.
+    # A finished run has its description in the folder of its checkpoints.
     if (folder.parent / MANIFEST).is_file():
         description = read_description(folder.parent)
         for name in ("base_model", "revision", "model_type", "task", "labels"):

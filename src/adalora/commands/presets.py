@@ -84,8 +84,8 @@ def _reported(preset: Preset) -> str:
         return "Table 1 of the paper has no such row."
     figures = paper_table("table1").rows[preset.paper_row]
     titles = [column.title for column in columns_of(preset.task, {})]
-    told = ", ".join(f"{title} {figures[title]:.2f}" for title in titles)
-    return f"The paper's table 1 has {told} (mean of 5 seeds)."
+    scores = ", ".join(f"{title} {figures[title]:.2f}" for title in titles)
+    return f"The paper's table 1 has {scores} (mean of 5 seeds)."
 
 
 def _print_yaml(preset: Preset) -> None:

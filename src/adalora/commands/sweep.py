@@ -1,4 +1,4 @@
-"""``adalora sweep FILE.yaml``: every run of a table, planned, made, resumed and noted."""
+"""``adalora sweep FILE.yaml``: every run of a table, planned, made, resumed and recorded."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _parser() -> CommandParser:
         "--paper",
         choices=("auto", "none", "table1", "ablation"),
         default="auto",
-        help="the paper's rows: auto, table 1 beside runs on the paper's base model; table1, in "
+        help="the paper's rows: auto, table 1 next to runs on the paper's base model; table1, in "
         "any case; ablation, tables 4 and 5 as well; none",
     )
     parser.add_argument(
@@ -124,8 +124,8 @@ def _of_base(
     from adalora.tables.render import difference_records, paper_records, score_records
 
     is_papers = rows[0].base_model in (paper_base_model(), Path(paper_base_model()).name)
-    beside = arguments.paper == "table1" or (is_papers and arguments.paper != "none")
-    paper = paper_table("table1") if beside else None
+    has_paper = arguments.paper == "table1" or (is_papers and arguments.paper != "none")
+    paper = paper_table("table1") if has_paper else None
     grids: list[Grid] = []
     records: list[dict[str, Any]] = []
     for epoch in EPOCHS if arguments.epoch == "both" else (arguments.epoch,):

@@ -148,7 +148,7 @@ def text_columns(frame: pd.DataFrame, path: Path, wanted: Columns | None = None)
     """Which columns hold the texts.
 
     Those of the GLUE task if one is named and the file has them; else ``sentence1`` and
-    ``sentence2``; else the first one or two columns beside the label, as in the original.
+    ``sentence2``; else the first one or two columns other than the label, as in the original.
 
     Raises:
         UserError: if there is no text column.

@@ -283,7 +283,7 @@ class MethodArguments:
 
     @property
     def _options(self) -> list[str]:
-        """What sets this run apart from the plain method, by the options' own names."""
+        """How this run differs from the plain method, by the options' own names."""
         options = []
         if self.lora_init in _START_NAMES:
             options.append(_START_NAMES[self.lora_init])
