@@ -13,7 +13,7 @@ from adalora.builtin.miniature import generate
 from adalora.errors import UserError
 from adalora.glue import user_files as files
 from adalora.glue.metrics import compute_glue_metrics, main_metric_of
-from adalora.glue.tasks import MINI_PREFIX, Task, resolve_task
+from adalora.glue.tasks import MINI_PREFIX, NO_DATA, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
 from adalora.storage.hub import limit_waiting
 
@@ -41,10 +41,7 @@ class DataSource:
     def __post_init__(self) -> None:
         has_files = bool(self.train_file or self.validation_file or self.test_file)
         if self.task_name is None and not has_files:
-            raise UserError(
-                "No data was named: give --task_name (a GLUE task, or mini-sst2 and so on for the "
-                "built-in miniature), or your own --train_file and --validation_file."
-            )
+            raise UserError(NO_DATA)
         if self.data_dir is not None and self.task_name is None:
             raise UserError(f"--data_dir {self.data_dir!r} needs --task_name to know which task.")
 

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 from adalora.errors import UserError
 
-__all__ = ["MINI_PREFIX", "TASKS", "Column", "Layout", "Task", "resolve_task"]
+__all__ = ["MINI_PREFIX", "NO_DATA", "TASKS", "Column", "Layout", "Task", "resolve_task"]
 
 MINI_PREFIX = "mini-"
+#: What is said where neither a task nor a file is given.
+NO_DATA = (
+    "No data was named: give --task_name (a GLUE task, or mini-sst2 and so on for the built-in "
+    "miniature), or your own --train_file and --validation_file."
+)
 Column = int  # counted from 0; -1 is the last
 
 

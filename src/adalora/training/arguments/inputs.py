@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from adalora.errors import UserError
+from adalora.glue.tasks import NO_DATA
 from adalora.validation import COUNT, Interval, check_flags
 
 __all__ = ["DataArguments", "ModelArguments", "flag"]
@@ -105,7 +106,4 @@ class DataArguments:
         samples = ("max_train_samples", "max_val_samples", "max_test_samples")
         check_flags(self, {"max_seq_length": Interval(4, 1e7), **dict.fromkeys(samples, COUNT)})
         if self.task_name is None and not (self.train_file or self.validation_file):
-            raise UserError(
-                "No data was named: give --task_name (a GLUE task, or mini-sst2 and so on for the "
-                "built-in miniature), or your own --train_file and --validation_file."
-            )
+            raise UserError(NO_DATA)
