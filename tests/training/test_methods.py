@@ -1,6 +1,6 @@
 """Every method behind the flags: what it adds, how it starts, what it trains, and what it leaves.
 
-The formulas of ``docs/methods.md`` are the expectations.
+The formulas of ``docs/fine-tuning-methods.md`` are the expectations.
 """
 
 from __future__ import annotations
