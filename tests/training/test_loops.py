@@ -12,7 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from tests.program import unchanged_process
 
-LOOPS = Path(__file__).resolve().parents[1] / "docs" / "loops.md"
+LOOPS = Path(__file__).resolve().parents[2] / "docs" / "loops.md"
 
 
 def programs() -> dict[str, str]:
