@@ -12,7 +12,6 @@ import pytest
 from adalora.cli import main
 from adalora.errors import UserError
 from adalora.report import write_report
-from adalora.report.sweep_pictures import frontier
 from adalora.results.history import read_traces
 from adalora.results.scores import ScoreTable, focus_of, summarise
 from adalora.results.sources import Sweep, read_source
@@ -200,7 +199,9 @@ def test_what_lies_outside_is_named_in_the_picture(make: Any, tmp_path: Path) ->
         "LoRA r=8"
     ]
     page = write_report(source, tmp_path / "report")[0].read_text(encoding="utf-8")
-    assert "outside: LoRA r=8 10.0" in page
+    assert "Outside the range of the methods that work: LoRA r=8 10.00." in page
+    picture = (tmp_path / "report" / "pictures" / "pareto-1.svg").read_text(encoding="utf-8")
+    assert {">10.00<", ">outside<"} <= set(re.findall(r">[^<>]*<", picture))
 
 
 def test_a_run_that_failed_first_and_finished_later_is_finished(make: Any, tmp_path: Path) -> None:
@@ -268,18 +269,3 @@ def test_a_folder_outside_the_sweep_is_not_read(make: Any, tmp_path: Path, folde
     make.write_run(tmp_path / "other" / "inside", make.record(), make.history())
     (tmp_path / "other" / "results.jsonl").write_text(json.dumps(line) + "\n")
     assert read_traces(read_sweep(tmp_path / "other").runs[0].folder).history.log_history
-
-
-@pytest.mark.parametrize(
-    ("points", "best"),
-    [
-        ([(1, 0.5), (2, 0.6), (3, 0.55)], [(1, 0.5), (2, 0.6)]),
-        ([(3, 0.9), (1, 0.9), (2, 0.8)], [(1, 0.9)]),
-        ([(1, 0.4), (1, 0.5)], [(1, 0.5)]),
-        ([], []),
-    ],
-)
-def test_the_frontier_holds_what_no_cheaper_method_matches(
-    points: list[tuple[float, float]], best: list[tuple[float, float]]
-) -> None:
-    assert frontier(points) == best
