@@ -20,6 +20,7 @@ from benchmarks import (
     encoders,
     freed_memory,
     growth,
+    intervals,
     loading,
     memory,
     sharding,
@@ -31,7 +32,7 @@ from benchmarks.timing import machine
 
 QUESTIONS = (
     *("step", "tasks", "encoders", "allocator"),
-    *("sizes", "memory", "freed_memory", "growth", "loading", "sharding"),
+    *("sizes", "memory", "freed_memory", "growth", "loading", "sharding", "intervals"),
 )
 
 
@@ -73,6 +74,7 @@ def main() -> int:
         "growth": lambda: growth.measure(rounds=rounds),
         "loading": lambda: loading.measure(layers=layers),
         "sharding": lambda: sharding.measure(layers=layers),
+        "intervals": intervals.measure,
     }
     results: dict[str, Any] = {"machine": machine()}
     console = Console()

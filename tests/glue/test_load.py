@@ -98,6 +98,9 @@ def test_the_majority_score_is_the_main_metric_of_one_answer(tmp_path: Path) -> 
     data = load_data(DataSource(train_file=train, validation_file=validation))
     # The training set's majority is b, of which the validation set has one in four.
     assert data.majority_score("validation") == pytest.approx(0.25)
+    # Of as many examples as are evaluated, --max_val_samples.
+    assert data.majority_score("validation", 2) == pytest.approx(0.5)
+    assert data.majority_score("validation", 1) == 0
     assert load_data(DataSource(task_name="mini-cola")).majority_score("validation") == 0
     assert load_data(DataSource(task_name="mini-stsb")).majority_score("validation") == 0
     # Own numbers are judged by their correlation as well, which one answer has none of.

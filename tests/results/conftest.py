@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adalora.results.record import RunRecord
@@ -64,6 +65,11 @@ VALUES: dict[str, Any] = {
     "revision": "abc+changes",
     "warnings": [{"kind": "one_class", "message": "Every answer is the same."}],
 }
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(7)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ SOUND: dict[str, Any] = {
     "scores": {
         "validation": {
             "main": "accuracy",
-            "last": {"accuracy": 0.8},
+            "saved": {"accuracy": 0.8},
             "best": None,
             "best_epoch": None,
             "majority": 0.5,
@@ -60,7 +60,7 @@ def test_each_guard_finds_its_kind_alone(kind: str, change: dict[str, Any]) -> N
 
 def test_a_score_at_the_majoritys_is_found_and_one_above_is_not() -> None:
     def scored(value: float) -> dict[str, Any]:
-        return {"validation": {**SOUND["scores"]["validation"], "last": {"accuracy": value}}}
+        return {"validation": {**SOUND["scores"]["validation"], "saved": {"accuracy": value}}}
 
     assert kinds(scores=scored(0.5)) == kinds(scores=scored(0.4)) == ["no_better_than_majority"]
     assert kinds(scores=scored(0.51)) == []

@@ -43,6 +43,17 @@ def test_the_best_score_is_the_last_where_nothing_was_evaluated_on_the_way(
     assert make_record(scores={"validation": scores}).score("validation", best=True) == 0.4
 
 
+def test_an_older_record_names_its_model_s_scores_last_whichever_epoch_they_are_of(
+    make_record: Any, values: dict[str, Any]
+) -> None:
+    of_the_model = values["scores"]["validation"]["last"]
+    scores = make_record().scores["validation"]
+    assert scores["saved"] == scores["last"] == of_the_model
+    flags = {**values["flags"], "load_best_model_at_end": True}
+    scores = make_record(flags=flags).scores["validation"]
+    assert (scores["saved"], scores["last"]) == (of_the_model, None)
+
+
 def test_names_of_a_later_version_are_passed_over(values: dict[str, Any], make_record: Any) -> None:
     assert RunRecord.from_json({**values, "carbon": 1.5}) == make_record()
 
@@ -79,7 +90,8 @@ def test_a_field_of_the_wrong_kind_is_named_with_its_value(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"last": {"accuracy": 0.5}}, "'last' on validation"),
+        ({"last": {"accuracy": 0.5}}, "'saved' on validation"),
+        ({"saved": {"matthews_correlation": 0.5}, "last": {"accuracy": 0.5}}, "'last' on validat"),
         ({"best": {"accuracy": 0.5}}, "'best' on validation"),
         ({"samples": None}, "'samples' on validation"),
         ({"majority": None}, "'majority' on validation"),

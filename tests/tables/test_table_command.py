@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,9 @@ from tests.tables.conftest import WriteRun, record, results_line
 
 from adalora.cli import main
 from adalora.errors import UserError
+from adalora.results.differences import differences, find_row
 from adalora.results.rows import rows_of
 from adalora.results.sources import read_sources
-from adalora.tables.differences import differences, find_row
 from adalora.tables.paper import paper_table
 
 DEBERTA = "microsoft/deberta-v3-base"
@@ -29,10 +31,20 @@ ENTAILMENT = np.array(["entailment", "not_entailment"])
 @pytest.fixture
 def runs(write_run: WriteRun, random: np.random.Generator) -> Path:
     """LoRA and AdaLoRA on RTE, two seeds, with predictions; AdaLoRA is better by a lot."""
+    return write_runs(write_run, random, seeds=2)
+
+
+@pytest.fixture
+def three(write_run: WriteRun, random: np.random.Generator) -> Path:
+    """The same with three seeds, the fewest that an interval is made from."""
+    return write_runs(write_run, random, seeds=3)
+
+
+def write_runs(write_run: WriteRun, random: np.random.Generator, *, seeds: int) -> Path:
     folder = Path()
     labels = random.integers(0, 2, 200)
     for method, accuracy in (("LoRA", 0.6), ("AdaLoRA", 0.9)):
-        for seed in (1, 2):
+        for seed in range(1, seeds + 1):
             answers = np.where(random.random(200) < accuracy, labels, 1 - labels)
             folder = write_run(
                 method,
@@ -77,9 +89,9 @@ def test_a_flagged_cell_carries_a_sign_that_is_explained(
 
 
 def test_a_difference_has_an_interval_and_the_same_seed_gives_the_same(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+    three: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = (runs, "--against", "lora", "--format", "csv", "--resamples", 500)
+    flags = (three, "--against", "lora", "--format", "csv", "--resamples", 500)
     text = shown(capsys, *flags)
     assert text == shown(capsys, *flags)
     records = list(csv.DictReader(io.StringIO(text)))
@@ -100,6 +112,24 @@ def test_a_difference_has_an_interval_and_the_same_seed_gives_the_same(
         if one["table"] == "difference"
     )
     assert float(wide["low"]) < float(found["low"])
+
+
+def test_below_three_seeds_there_is_no_interval_and_no_mark(
+    three: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ("--against", "lora", "--format", "markdown", "--epoch", "last")
+    text = shown(capsys, three, *flags)
+    assert re.search(r"\| \+\d+\.\d\d \[\+\d+\.\d\d, \+\d+\.\d\d\]! \|", text)
+    assert "Banerjee (1960)" in text
+    for folder in three.iterdir():
+        if folder.name.endswith("-3"):
+            shutil.move(folder, tmp_path / folder.name)
+    text = shown(capsys, three, *flags)
+    (row,) = (line for line in text.splitlines() if line.startswith("| AdaLoRA 4→2 | +"))
+    assert "[" not in row
+    assert "!" not in row
+    assert "None is given below 3 pairs (2 here)" in text
+    assert "the interval leaves out 0" not in text
 
 
 def test_differences_of_f1_are_of_the_class_that_glue_means_and_averages_follow_conventions(
@@ -130,13 +160,26 @@ def test_differences_of_f1_are_of_the_class_that_glue_means_and_averages_follow_
     assert found.averages[other, "later"].value == pytest.approx((accuracy + 0) / 2)
 
 
-def test_a_difference_without_predictions_is_left_empty_with_its_reason(
-    runs: Path, capsys: pytest.CaptureFixture[str]
+def test_without_predictions_the_scores_are_compared_and_nothing_is_marked(
+    three: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = runs / "rte-AdaLoRA-2" / "eval_predictions_rte.tsv"
-    missing.unlink()
-    text = " ".join(shown(capsys, runs, "--against", "lora").split())
-    assert "eval_predictions_rte.tsv is not there." in text
+    flags = (three, "--against", "lora", "--format", "csv")
+
+    def difference() -> dict[str, str]:
+        lines = csv.DictReader(io.StringIO(shown(capsys, *flags)))
+        return next(one for one in lines if one["table"] == "difference")
+
+    whole = difference()
+    (three / "rte-AdaLoRA-2" / "eval_predictions_rte.tsv").unlink()
+    alone = difference()
+    assert (whole["interval"], alone["interval"]) == ("full", "seeds alone")
+    assert float(alone["mean"]) == pytest.approx(float(whole["mean"]))
+    # The chance of the examples is missing from it.
+    assert float(whole["low"]) < float(alone["low"]) < float(alone["mean"])
+    text = shown(capsys, three, "--against", "lora", "--format", "markdown", "--epoch", "last")
+    assert "]° |" in text
+    assert "]! |" not in text
+    assert "° predictions of a run are not there" in text
 
 
 def test_runs_on_other_examples_are_not_paired(

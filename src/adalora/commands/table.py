@@ -42,13 +42,16 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--against",
         metavar="METHOD",
-        help="a row: also differences to it, with paired bootstrap intervals",
+        help="a row: also differences to it, with intervals from three seeds on",
     )
     parser.add_argument(
         "--level", type=_level, default=0.95, help="of the intervals (default: 0.95)"
     )
     parser.add_argument(
-        "--resamples", type=positive, default=2000, help="bootstrap replicates (default: 2000)"
+        "--resamples",
+        type=positive,
+        default=2000,
+        help="bootstrap draws of examples (default: 2000)",
     )
     parser.add_argument(
         "--bootstrap_seed", type=int, default=0, help="seed of the bootstrap (default: 0)"
@@ -117,8 +120,8 @@ def _of_base(
     rows: list[Row], arguments: argparse.Namespace
 ) -> tuple[list[Grid], list[dict[str, Any]]]:
     """The tables of one base model, as text and as records."""
+    from adalora.results.differences import differences, find_row
     from adalora.results.scores import EPOCHS, score_table
-    from adalora.tables.differences import differences, find_row
     from adalora.tables.grids import difference_grid, parameter_grid, score_grid
     from adalora.tables.paper import paper_base_model, paper_table
     from adalora.tables.render import difference_records, paper_records, score_records

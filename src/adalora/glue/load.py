@@ -74,12 +74,16 @@ class TaskData:
         """Outputs of the classifier."""
         return 1 if self.labels is None else len(self.labels)
 
-    def majority_score(self, split: str) -> float:
+    def majority_score(self, split: str, samples: int | None = None) -> float:
         """Main metric on ``split`` of always giving the most frequent class of the training set.
 
         For regression, whose main metric is a correlation, it is 0.
+
+        Args:
+            split: an evaluation set.
+            samples: how many of its examples count, from the first; None for all.
         """
-        references = self.splits[split]["label"]
+        references = self.splits[split]["label"][:samples]
         source = self.splits["train"]["label"] if "train" in self.splits else references
         if self.is_regression:
             return 0.0

@@ -70,6 +70,8 @@ def story(run: Run) -> list[str]:
             )
         else:
             sentences.append(f"All {plural(after, 'triplet')} stayed: nothing was pruned.")
+    if record.flags.get("load_best_model_at_end"):
+        sentences.append("The model that it left is the best of its evaluations, not the last one.")
     for column in _columns(run):
         sentence = f"At the end, {column.unit} on {column.split} is {_percent(run, column)}"
         if column.majority is not None:
@@ -80,7 +82,7 @@ def story(run: Run) -> list[str]:
 
 def reached(run: Run) -> list[str]:
     """The figures of the last epoch in percent, as every table has them."""
-    return [_percent(run, column) for column in _columns(run)]
+    return [_percent(run, column, "last") for column in _columns(run)]
 
 
 def _columns(run: Run) -> tuple[Column, ...]:
@@ -89,8 +91,8 @@ def _columns(run: Run) -> tuple[Column, ...]:
     return columns_of(run.task, run.record.scores, own_data=run.record.task is None)
 
 
-def _percent(run: Run, column: Column) -> str:
-    return number(column.value(run.record.scores, "last"), 2)
+def _percent(run: Run, column: Column, epoch: str = "saved") -> str:
+    return number(column.value(run.record.scores, epoch), 2)
 
 
 def tiles(run: Run) -> list[Tile]:
@@ -125,15 +127,15 @@ def scores(record: RunRecord) -> list[tuple[str, str, str, str, str, str]]:
     """A row for each metric: set, metric, last, best, epoch of the best, most frequent answer."""
     rows = []
     for split, score in record.scores.items():
-        best = score.get("best") or {}
-        for name, value in score["last"].items():
+        last, best = score.get("last") or {}, score.get("best") or {}
+        for name in score["saved"]:
             main = name == score["main"]
             epoch = score.get("best_epoch") if name in best else None
             rows.append(
                 (
                     f"{split} ({score['samples']:,})",
                     _name(name),
-                    number(value),
+                    number(last.get(name)),
                     number(best.get(name)),
                     "–" if epoch is None else f"{epoch:.3g}",
                     number(score["majority"]) if main else "–",

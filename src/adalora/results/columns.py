@@ -46,7 +46,12 @@ class Column:
     majority: float | None = None
 
     def value(self, scores: Mapping[str, Any], epoch: str) -> float | None:
-        """The figure in percent from a record's ``scores``, of its ``last`` or ``best`` epoch."""
+        """The figure in percent from a record's ``scores``.
+
+        Args:
+            scores: by evaluation set.
+            epoch: ``last`` or ``best``, or ``saved`` for the model that the run left.
+        """
         found = (scores.get(self.split) or {}).get(epoch)
         if found is None or any(found.get(name) is None for name in self.metrics):
             return None

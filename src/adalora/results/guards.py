@@ -115,7 +115,7 @@ def _above_target(evidence: Evidence) -> Iterator[RunWarning]:
 
 def _no_better_than_majority(evidence: Evidence) -> Iterator[RunWarning]:
     for split, scores in evidence.scores.items():
-        if scores["last"][scores["main"]] <= scores["majority"] + 1e-9:
+        if scores["saved"][scores["main"]] <= scores["majority"] + 1e-9:
             yield {
                 "kind": "no_better_than_majority",
                 "message": f"The score on {split} is no better than always answering the most "

@@ -44,14 +44,17 @@ class RunWarning(TypedDict):
 class SplitScores(TypedDict):
     """What a run reached on one evaluation set.
 
-    ``main`` names the metric that the task is judged by. ``last`` holds every metric after
-    training, as a fraction; ``best`` the metrics of the epoch (``best_epoch``) with the best main
-    one, None where nothing was evaluated on the way. ``majority`` is the main metric of always
-    answering the most frequent class, ``samples`` the examples of the set.
+    ``main`` names the metric that the task is judged by. ``saved`` holds every metric of the model
+    that the run left, as a fraction, and ``last`` those of the last epoch: the same, but with
+    ``--load_best_model_at_end`` of the last evaluation on the way, None where there was none on
+    this set. ``best`` holds the metrics of the epoch (``best_epoch``) with the best main one, None
+    where nothing was evaluated on the way. ``majority`` is the main metric of always answering the
+    most frequent class, ``samples`` the examples of the set.
     """
 
     main: str
-    last: dict[str, float]
+    saved: dict[str, float]
+    last: dict[str, float] | None
     best: dict[str, float] | None
     best_epoch: float | None
     majority: float
@@ -136,6 +139,7 @@ class RunRecord:
             value = getattr(self, name)
             if not is_right(value):
                 raise UserError(f"The record's {name!r} is {_shown(value)}; expected {expected}.")
+        object.__setattr__(self, "scores", _with_saved(self.scores, self.flags))
         for split, scores in self.scores.items():
             _check_scores(split, scores)
         for path, kept in self.rank_pattern.items():
@@ -219,12 +223,12 @@ class RunRecord:
     # ---- what readers ask most often ----
 
     def score(self, split: str, *, best: bool = False) -> float:
-        """The main metric on ``split``: after the last epoch, or at the best one.
+        """The main metric on ``split``: of the model that the run left, or at the best epoch.
 
-        Where nothing was evaluated on the way the best is the last.
+        Where nothing was evaluated on the way the best is that of the model left.
         """
         scores = self.scores[split]
-        metrics = (scores["best"] if best else None) or scores["last"]
+        metrics = (scores["best"] if best else None) or scores["saved"]
         return metrics[scores["main"]]
 
 
@@ -327,14 +331,17 @@ def _check_scores(split: str, scores: Mapping[str, Any]) -> None:
     main = scores.get("main")
     rules: dict[str, tuple[bool, str]] = {
         "main": (_is_text(main), "the name of a metric"),
-        "last": (
-            metrics(scores.get("last")) and main in scores["last"],
+        "saved": (
+            metrics(scores.get("saved")) and main in scores["saved"],
             f"numbers by metric, {main!r} among them",
         ),
-        "best": (
-            scores.get("best") is None or (metrics(scores["best"]) and main in scores["best"]),
-            f"numbers by metric, {main!r} among them, or null",
-        ),
+        **{
+            name: (
+                scores.get(name) is None or (metrics(scores[name]) and main in scores[name]),
+                f"numbers by metric, {main!r} among them, or null",
+            )
+            for name in ("last", "best")
+        },
         "best_epoch": (_or_none(_is_number)(scores.get("best_epoch")), "a number or null"),
         "majority": (_is_number(scores.get("majority")), "a number"),
         "samples": (_is_int(scores.get("samples")), "a whole number of at least 0"),
@@ -345,6 +352,20 @@ def _check_scores(split: str, scores: Mapping[str, Any]) -> None:
                 f"The record's {name!r} on {split} is {_shown(scores.get(name))}; "
                 f"expected {expected}."
             )
+
+
+def _with_saved(scores: Any, flags: Mapping[str, Any]) -> Any:
+    """``scores`` with ``saved``, which older records lack: theirs of the model left is ``last``.
+
+    With ``--load_best_model_at_end`` that was the best epoch's, and of the last nothing is known.
+    """
+    best_left = bool(flags.get("load_best_model_at_end"))
+    return {
+        split: one
+        if "saved" in one
+        else {**one, "saved": one.get("last"), "last": None if best_left else one.get("last")}
+        for split, one in scores.items()
+    }
 
 
 def _shown(value: object, most: int = 60) -> str:
@@ -360,7 +381,7 @@ def _with_nan(scores: Any) -> Any:
                 **one,
                 **{
                     name: {k: math.nan if v is None else v for k, v in one[name].items()}
-                    for name in ("last", "best")
+                    for name in ("saved", "last", "best")
                     if isinstance(one.get(name), Mapping)
                 },
             }

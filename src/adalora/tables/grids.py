@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from adalora.results.bootstrap import LEAST_SEEDS
 from adalora.results.columns import CONVENTIONS, task_score, task_title
+from adalora.results.differences import Difference, Differences
 from adalora.results.rows import Row, Spread
 from adalora.results.scores import FAILED, GUARDS, ScoreTable
-from adalora.tables.differences import Difference, Differences
 from adalora.tables.paper import PaperTable, paper_table
 
 __all__ = [
@@ -230,18 +231,27 @@ def difference_grid(found: Differences, *, level: float, resamples: int, seed: i
             cells = [_difference(found.cells.get((index, title))) for title in titles]
             averages = [_difference(found.averages.get((index, name))) for name in _averages(found)]
             rows.append((row.label, *cells, *averages))
-    shown = len(found.cells) + len(found.averages)
+    every = [*found.cells.values(), *found.averages.values()]
+    judged = sum(one.low is not None and one.examples for one in every)
     pairs = {one.seeds for one in found.cells.values()}
     notes = [
-        f"Percentage points above {baseline.label} at the last epoch, with the {100 * level:g}% "
-        f"interval of a paired bootstrap ({resamples:,} replicates, seed {seed}): examples of the "
-        "development set are drawn with replacement, the same for both methods, and pairs of runs "
-        f"of one seed as well where there are several ({_counted(pairs)} here).",
-        f"! the interval leaves out 0. Of {shown} intervals about {shown * (1 - level):.1f} would "
-        "by chance alone.",
-        *_average_notes(found),
-        *(f"{_EMPTY} {text}" for text in found.missing),
+        f"Percentage points above {baseline.label}, for the models that the runs left. Brackets: "
+        f"{100 * level:g}% interval from the spread over pairs of runs of one seed (Student's t) "
+        f"and a paired bootstrap over the examples ({resamples:,} replicates, seed {seed}), "
+        f"combined as by Banerjee (1960). None is given below {LEAST_SEEDS} pairs "
+        f"({_counted(pairs)} here): what the seeds do by chance would not be known.",
     ]
+    if judged:
+        notes.append(
+            f"! the interval leaves out 0. Of {judged} intervals up to {judged * (1 - level):.1f} "
+            "would by chance alone."
+        )
+    if any(one.low is not None and not one.examples for one in every):
+        notes.append(
+            "° predictions of a run are not there: the interval is for these very examples, with "
+            "the chance of the seeds alone, and too narrow for the task. No mark is given by it."
+        )
+    notes += [*_average_notes(found), *(f"{_EMPTY} {text}" for text in found.missing)]
     return Grid(
         title=f"{baseline.base_model}, difference to {baseline.label}",
         header=("method", *titles, *_averages(found).values()),
@@ -257,7 +267,9 @@ def _counted(pairs: set[int]) -> str:
 def _difference(one: Difference | None) -> str:
     if one is None:
         return _EMPTY
-    sign = "" if one.low <= 0 <= one.high else "!"
+    if one.low is None or one.high is None:
+        return f"{one.value:+.2f}"
+    sign = "!" if one.marked else "" if one.examples else "°"
     return f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]{sign}"
 
 

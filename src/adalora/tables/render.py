@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 from collections.abc import Iterator
 
 from adalora.results.columns import CONVENTIONS
+from adalora.results.differences import Difference, Differences
 from adalora.results.rows import Row, Spread
 from adalora.results.scores import ScoreTable
-from adalora.tables.differences import Difference, Differences
 from adalora.tables.paper import PaperTable
 
 __all__ = [
@@ -36,7 +36,17 @@ FORMATS = ("terminal", "markdown", "latex", "csv")
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
 # For outputs that cannot show them.
 _ASCII = str.maketrans(
-    {"±": "+/-", "→": "->", "–": "-", "†": "a)", "‡": "b)", "§": "c)", "¶": "d)", "‖": "e)"}
+    {
+        "±": "+/-",
+        "→": "->",
+        "–": "-",
+        "†": "a)",
+        "‡": "b)",
+        "§": "c)",
+        "¶": "d)",
+        "‖": "e)",
+        "°": "o",
+    }
 )
 _LATEX = str.maketrans(
     {
@@ -52,6 +62,7 @@ _LATEX = str.maketrans(
         "§": r"$^\S$",
         "¶": r"$^\P$",
         "‖": r"$^\|$",
+        "°": r"$^\circ$",
         "*": r"$^*$",
         "<": "$<$",
         ">": "$>$",
@@ -210,6 +221,7 @@ def difference_records(found: Differences, level: float) -> Iterator[Record]:
             "low": one.low,
             "high": one.high,
             "level": level,
+            "interval": "none" if one.low is None else "full" if one.examples else "seeds alone",
         }
 
 

@@ -57,9 +57,7 @@ def make_record(
     """
     arguments, trainer, state = parts.arguments, parts.trainer, parts.trainer.state
     training = arguments.training
-    scores = {
-        split: _scores(parts, split, trained, one.metrics) for split, one in evaluated.items()
-    }
+    scores = _scores(parts, trained, {split: one.metrics for split, one in evaluated.items()})
     first = next((one.metrics for one in evaluated.values()), {})
     adaptation, pattern = parts.adaptation, parts.rank_pattern
     allocated = None if adaptation is None else adaptation.counts()
@@ -155,25 +153,40 @@ def metric_values(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _scores(
-    parts: RunParts, split: str, trained: Trained | None, metrics: Mapping[str, float]
-) -> SplitScores:
+    parts: RunParts, trained: Trained | None, metrics: Mapping[str, Mapping[str, float]]
+) -> dict[str, SplitScores]:
+    """What was reached on each evaluation set: by the model left, the last one and the best one."""
+    training = parts.arguments.training
     main = main_metric_of(parts.data.task, parts.data.is_regression)
-    scores: SplitScores = {
-        "main": main,
-        "last": metric_values(metrics),
-        "best": None,
-        "best_epoch": None,
-        "majority": parts.data.majority_score(split),
-        "samples": len(parts.splits[split]),
-    }
-    # Only the first evaluation set is evaluated during training.
-    if trained is not None and split == parts.data.validation_splits[0]:
-        on_the_way = [entry for entry in trained.logged if f"eval_{main}" in entry]
-        if on_the_way:
-            best = max(on_the_way, key=lambda entry: float(entry[f"eval_{main}"]))
-            scores["best"] = metric_values(best)
-            scores["best_epoch"] = float(best["epoch"])
-    return scores
+    # Only the first evaluation set is evaluated on the way.
+    on_the_way = [
+        entry
+        for entry in (trained.logged if trained is not None else ())
+        if f"eval_{main}" in entry
+    ]
+    best = max(on_the_way, key=lambda entry: float(entry[f"eval_{main}"]), default=None)
+    loaded_best = bool(training.load_best_model_at_end and on_the_way)
+    # The Trainer may have chosen by another number, such as the loss.
+    by_main = training.metric_for_best_model in (main, f"eval_{main}")
+    found: dict[str, SplitScores] = {}
+    for split, reached in metrics.items():
+        saved = metric_values(reached)
+        first = split == parts.data.validation_splits[0]
+        scores: SplitScores = {
+            "main": main,
+            "saved": saved,
+            "last": saved,
+            "best": metric_values(best) if first and best else None,
+            "best_epoch": float(best["epoch"]) if first and best else None,
+            "majority": parts.data.majority_score(split, len(parts.splits[split])),
+            "samples": len(parts.splits[split]),
+        }
+        if loaded_best:
+            scores["last"] = metric_values(on_the_way[-1]) if first else None
+            if not first and by_main and best is not None:
+                scores["best"], scores["best_epoch"] = saved, float(best["epoch"])
+        found[split] = scores
+    return found
 
 
 def _evidence(

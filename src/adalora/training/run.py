@@ -181,11 +181,11 @@ def finish(
 
 
 def _scores(record: RunRecord) -> list[Score]:
-    """Every metric on every evaluation set, for the terminal."""
+    """Every metric of the model that the run leaves, for the terminal."""
     return [
         Score(split, name, value, scores["majority"] if name == scores["main"] else None)
         for split, scores in record.scores.items()
-        for name, value in scores["last"].items()
+        for name, value in scores["saved"].items()
     ]
 
 

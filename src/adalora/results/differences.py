@@ -1,6 +1,8 @@
-"""How far the rows of a table are from one of them, with bootstrap intervals, at the last epoch.
+"""How far the rows of a table are from one of them, with intervals, for the models that runs left.
 
-It reads the predictions that runs leave beside their record: ``eval_predictions_<name>.tsv``.
+It reads the predictions that runs leave with their record, ``eval_predictions_<name>.tsv``. Where
+they are gone the scores in the records are compared, and the interval is for these very examples:
+it has the chance of the seeds alone, and no difference is marked by it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import numpy as np
 from adalora.errors import UserError
 from adalora.glue.predictions import result_name
 from adalora.glue.tasks import Task, resolve_task
+from adalora.results.bootstrap import LEAST_SEEDS, bootstrap_differences, half_width
 from adalora.results.columns import CONVENTIONS, Column, task_score
 from adalora.results.history import read_predictions
 from adalora.results.rows import Row
 from adalora.results.scores import table_columns
 from adalora.results.sources import Run
-from adalora.tables.bootstrap import bootstrap_differences, interval
 
 __all__ = ["Difference", "Differences", "differences", "find_row"]
 
@@ -30,12 +32,40 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """In percentage points, with its interval; ``seeds`` pairs of runs."""
+    """In percentage points.
+
+    Attributes:
+        value: mean over ``seeds`` pairs of runs.
+        low: of the interval; None below three pairs, as is ``high``.
+        high: likewise.
+        seeds: pairs of runs.
+        examples: whether the interval has the chance of the examples as well as of the seeds.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     seeds: int
+    examples: bool
+
+    @property
+    def marked(self) -> bool:
+        """Whether the interval leaves out 0 and may be leaned on."""
+        if self.low is None or self.high is None:
+            return False
+        return self.examples and not self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Differences by seed in points, and replicates over draws of examples, None without them."""
+
+    by_seed: Mapping[int, float]
+    replicates: Array | None
+
+
+class _NoPredictionsError(UserError):
+    """The predictions of a run are gone; its scores are not."""
 
 
 @dataclass(frozen=True)
@@ -87,28 +117,33 @@ def differences(
     Args:
         level: of the intervals, such as 0.95.
         resamples: bootstrap replicates.
-        seed: of the draws; the same draws serve every row.
+        seed: of the draws of examples; the same draws serve every row.
     """
     columns = table_columns(rows)
-    found: dict[tuple[int, str], tuple[float, Array, int]] = {}
+    found: dict[tuple[int, str], _Part] = {}
     missing: list[str] = []
     predictions = _Predictions()
     for index, row in enumerate(rows):
         for task, of_task in columns.items() if index != baseline else ():
             for column in of_task:
                 try:
-                    pairs = predictions.pairs(row, rows[baseline], column)
+                    seeds, *pairs = predictions.pairs(row, rows[baseline], column)
+                    by_seed, replicates = bootstrap_differences(
+                        column.bootstrap,
+                        *pairs,
+                        resamples=resamples,
+                        random=_generator(seed, task, column.split),
+                    )
+                    part = _Part(dict(zip(seeds, 100 * by_seed, strict=True)), 100 * replicates)
+                except _NoPredictionsError:
+                    part = _of_scores(row, rows[baseline], column)
                 except UserError as error:
                     missing.append(f"{row.label}, {column.title}: {error}")
                     continue
-                point, replicates = bootstrap_differences(
-                    column.bootstrap,
-                    *pairs,
-                    resamples=resamples,
-                    draw_examples=_generator(seed, task, column.split),
-                    draw_seeds=_generator(seed, task),
-                )
-                found[index, column.title] = 100 * point, 100 * replicates, len(pairs[1])
+                if part.by_seed:
+                    found[index, column.title] = part
+                else:
+                    missing.append(f"{row.label}, {column.title}: no score to compare.")
     others = [index for index in range(len(rows)) if index != baseline]
     averaged = tuple(
         task
@@ -118,28 +153,53 @@ def differences(
     averages = {}
     for index in others if averaged else ():
         for convention in CONVENTIONS:
-            parts = [[found[index, c.title] for c in columns[task]] for task in averaged]
-            value = np.mean([_task([one[0] for one in of], convention) for of in parts])
-            draws = np.mean([_task([one[1] for one in of], convention) for of in parts], axis=0)
-            seeds = min(one[2] for of in parts for one in of)
-            averages[index, convention] = _difference(float(value), draws, seeds, level)
+            parts = [
+                _task_part([found[index, c.title] for c in columns[task]], convention)
+                for task in averaged
+            ]
+            averages[index, convention] = _difference(parts, level)
     return Differences(
         rows=rows,
         baseline=baseline,
         columns=columns,
-        cells={key: _difference(*one, level) for key, one in found.items()},
+        cells={key: _difference([one], level) for key, one in found.items()},
         averages=averages,
         averaged=averaged,
         missing=tuple(missing),
     )
 
 
-def _task(figures: Sequence[Any], convention: str) -> Any:
-    return task_score(figures, convention)
+def _of_scores(row: Row, baseline: Row, column: Column) -> _Part:
+    ours, theirs = (one.figures(column, "saved") for one in (row, baseline))
+    return _Part({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}, None)
 
 
-def _difference(value: float, replicates: Array, seeds: int, level: float) -> Difference:
-    return Difference(value, *interval(replicates, level), seeds)
+def _task_part(columns: Sequence[_Part], convention: str) -> _Part:
+    """The difference of a task's one number, from those of its columns."""
+    seeds = set.intersection(*(set(one.by_seed) for one in columns))
+    by_seed = {s: task_score([one.by_seed[s] for one in columns], convention) for s in seeds}
+    replicates: list[Any] = [one.replicates for one in columns if one.replicates is not None]
+    known = len(replicates) == len(columns)
+    pooled: Any = task_score(replicates, convention) if known else None
+    return _Part(by_seed, pooled)
+
+
+def _difference(parts: Sequence[_Part], level: float) -> Difference:
+    """The mean of the parts; those that share their seeds are added seed by seed."""
+    value = float(np.mean([np.mean(list(one.by_seed.values())) for one in parts]))
+    least = min(len(one.by_seed) for one in parts)
+    replicates = [one.replicates for one in parts if one.replicates is not None]
+    examples = len(replicates) == len(parts)
+    if least < LEAST_SEEDS:
+        return Difference(value, None, None, least, examples)
+    groups: dict[tuple[int, ...], Array] = {}
+    for one in parts:
+        seeds = tuple(sorted(one.by_seed))
+        share = np.array([one.by_seed[seed] for seed in seeds]) / len(parts)
+        groups[seeds] = groups[seeds] + share if seeds in groups else share
+    variance = float(np.mean(replicates, axis=0).var(ddof=1)) if examples else 0.0
+    half = float(half_width(list(groups.values()), variance, level))
+    return Difference(value, value - half, value + half, least, examples)
 
 
 def _generator(seed: int, *names: str) -> np.random.Generator:
@@ -152,8 +212,8 @@ class _Predictions:
     def __init__(self) -> None:
         self._read: dict[Path, tuple[list[str], list[str]]] = {}
 
-    def pairs(self, row: Row, baseline: Row, column: Column) -> tuple[Array, Array, Array]:
-        """Labels [n], and predictions [seeds, n] of both rows, for the seeds that both have.
+    def pairs(self, row: Row, baseline: Row, column: Column) -> tuple[Any, ...]:
+        """The seeds that both rows have, labels [n], and predictions [seeds, n] of both.
 
         Raises:
             UserError: if they have no seed in common, or a file is missing or does not fit.
@@ -169,12 +229,13 @@ class _Predictions:
             raise UserError("the runs were evaluated on different examples.")
         classes = _classes(column, labels, files)
         ours_, theirs_ = ([_encode(one[1], classes) for one in side] for side in files)
-        return _encode(labels, classes), np.stack(ours_), np.stack(theirs_)
+        return seeds, _encode(labels, classes), np.stack(ours_), np.stack(theirs_)
 
     def _file(self, run: Run, column: Column) -> tuple[list[str], list[str]]:
-        if run.folder is None:
-            raise UserError(f"the folder of a run (seed {run.record.seed}) is not there.")
-        path = run.folder / f"eval_predictions_{result_name(run.record.task, column.split)}.tsv"
+        name = f"eval_predictions_{result_name(run.record.task, column.split)}.tsv"
+        if run.folder is None or not (run.folder / name).is_file():
+            raise _NoPredictionsError(f"{name} of a run (seed {run.record.seed}) is not there.")
+        path = run.folder / name
         if path not in self._read:
             self._read[path] = read_predictions(path)
         return self._read[path]

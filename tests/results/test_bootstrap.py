@@ -1,13 +1,14 @@
-"""The bootstrap against scikit-learn and scipy: the metrics under resampling, and the intervals."""
+"""The bootstrap against scikit-learn and scipy, and how often the intervals made with it hold."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, pearsonr, spearmanr
+from benchmarks.intervals import simulate
+from scipy.stats import binom, bootstrap, pearsonr, spearmanr, t
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from adalora.tables.bootstrap import METRICS, bootstrap_differences, interval
+from adalora.results.bootstrap import METRICS, bootstrap_differences, half_width
 
 
 def correlation(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -59,7 +60,7 @@ def test_a_metric_that_is_not_defined_is_zero(metric: str, random: np.random.Gen
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "matthews_correlation", "correlation"])
-def test_the_interval_of_one_seed_is_that_of_scipys_paired_bootstrap(
+def test_the_spread_over_examples_is_that_of_scipys_paired_bootstrap(
     metric: str, random: np.random.Generator
 ) -> None:
     labels, ours = sample(metric, random, 200)
@@ -73,83 +74,66 @@ def test_the_interval_of_one_seed_is_that_of_scipys_paired_bootstrap(
         n_resamples=1500,
         method="percentile",
         rng=np.random.default_rng(0),
-    ).confidence_interval
-    point, replicates = bootstrap_differences(
+    )
+    by_seed, replicates = bootstrap_differences(
         metric,
         labels,
         ours[None],
         theirs[None],
         resamples=6000,
-        draw_examples=np.random.default_rng(1),
-        draw_seeds=np.random.default_rng(2),
+        random=np.random.default_rng(1),
     )
-    assert point == pytest.approx(oracle(labels, ours) - oracle(labels, theirs), abs=1e-12)
-    width = expected.high - expected.low
-    assert interval(replicates, 0.95) == pytest.approx(
-        (expected.low, expected.high), abs=0.12 * width
-    )
+    assert by_seed == pytest.approx([oracle(labels, ours) - oracle(labels, theirs)], abs=1e-12)
+    assert replicates.std() == pytest.approx(expected.standard_error, rel=0.1)
 
 
-def test_the_interval_holds_the_true_difference_about_as_often_as_it_says(
-    random: np.random.Generator,
+def test_without_the_chance_of_examples_the_interval_is_students() -> None:
+    values = np.array([1.0, 2.5, 4.0, 3.0])
+    low, high = t.interval(0.9, 3, loc=values.mean(), scale=values.std(ddof=1) / 2)
+    half = half_width([values], 0.0, 0.9)
+    assert (values.mean() - half, values.mean() + half) == pytest.approx((low, high))
+
+
+def test_without_the_chance_of_seeds_the_interval_is_normal() -> None:
+    assert half_width([np.full(3, 2.0)], 4.0, 0.95) == pytest.approx(1.96 * 2, abs=1e-3)
+
+
+def test_squared_half_widths_of_independent_parts_add_up(random: np.random.Generator) -> None:
+    first, second = random.normal(size=3), random.normal(size=5)
+    together = half_width([first, second], 0.5, 0.95)
+    parts = [half_width([first], 0.0, 0.95), half_width([second], 0.5, 0.95)]
+    assert together == pytest.approx(np.hypot(*parts))
+
+
+@pytest.mark.parametrize(
+    ("examples", "deviation"), [(100, 0.0), (100, 2.0), (400, 1.0), (400, "collapses")]
+)
+def test_equal_methods_are_marked_in_at_most_one_case_of_twenty(
+    examples: int, deviation: float | str
 ) -> None:
-    hits = 0
-    for trial in range(200):
-        labels = random.integers(0, 2, 300)
-        ours = np.where(random.random(300) < 0.80, labels, 1 - labels)
-        theirs = np.where(random.random(300) < 0.75, labels, 1 - labels)
-        _, replicates = bootstrap_differences(
-            "accuracy",
-            labels,
-            ours[None],
-            theirs[None],
-            resamples=300,
-            draw_examples=np.random.default_rng(trial),
-            draw_seeds=np.random.default_rng(trial),
-        )
-        low, high = interval(replicates, 0.8)
-        hits += low <= 0.05 <= high
-    # 160 expected, with a standard deviation of 5.7.
-    assert 143 <= hits <= 177
-
-
-def test_seeds_that_differ_widen_the_interval(random: np.random.Generator) -> None:
-    labels = random.integers(0, 2, 500)
-
-    def answers(accuracy: float) -> np.ndarray:
-        return np.where(random.random(500) < accuracy, labels, 1 - labels)
-
-    def width(ours: np.ndarray) -> float:
-        theirs = np.stack([labels] * 3)
-        _, replicates = bootstrap_differences(
-            "accuracy",
-            labels,
-            ours,
-            theirs,
-            resamples=2000,
-            draw_examples=np.random.default_rng(1),
-            draw_seeds=np.random.default_rng(2),
-        )
-        low, high = interval(replicates, 0.95)
-        return high - low
-
-    alike = width(np.stack([answers(0.8)] * 3))
-    unlike = width(np.stack([answers(0.6), answers(0.8), answers(0.99)]))
-    assert unlike > 2 * alike
+    trials = 1500
+    by_seed, variance = simulate(
+        examples, deviation, seeds=5, trials=trials, random=np.random.default_rng(5)
+    )
+    # The 99.9th percentile of so many trials at exactly one in twenty.
+    most = binom.ppf(0.999, trials, 0.05)
+    for seeds in (3, 4, 5):
+        half = half_width([by_seed[:, :seeds]], variance[:, seeds - 1], 0.95)
+        assert (np.abs(by_seed[:, :seeds].mean(axis=1)) > half).sum() <= most
+    # What was done before, on the same trials, does not pass where seeds matter.
+    if deviation == 2.0:
+        three = by_seed[:, :3]
+        without_t = 1.96 * three.std(axis=1) / 3**0.5
+        assert (np.abs(three.mean(axis=1)) > without_t).sum() > most
+        assert (np.abs(by_seed[:, 0]) > 1.96 * variance[:, 0] ** 0.5).sum() > most
 
 
 def test_a_method_against_itself_differs_by_nothing(random: np.random.Generator) -> None:
     labels, answers = sample("accuracy", random, 50)
-    point, replicates = bootstrap_differences(
-        "accuracy",
-        labels,
-        answers[None],
-        answers[None],
-        resamples=50,
-        draw_examples=random,
-        draw_seeds=random,
+    by_seed, replicates = bootstrap_differences(
+        "accuracy", labels, answers[None], answers[None], resamples=50, random=random
     )
-    assert point == 0
+    assert by_seed == [0]
     assert not replicates.any()
 
 
@@ -161,8 +145,7 @@ def test_shapes_that_do_not_fit_are_refused(random: np.random.Generator) -> None
             np.zeros((1, 3)),
             np.zeros((2, 3)),
             resamples=1,
-            draw_examples=random,
-            draw_seeds=random,
+            random=random,
         )
 
 
@@ -172,15 +155,14 @@ def test_replicates_do_not_depend_on_how_many_are_worked_out_at_once(
     labels, ours = sample("accuracy", random, 64)
     found = []
     for cells in (1 << 22, 64 * 7):
-        monkeypatch.setattr("adalora.tables.bootstrap._CELLS", cells)
+        monkeypatch.setattr("adalora.results.bootstrap._CELLS", cells)
         _, replicates = bootstrap_differences(
             "accuracy",
             labels,
             np.stack([ours, labels]),
             np.stack([labels, labels]),
             resamples=50,
-            draw_examples=np.random.default_rng(3),
-            draw_seeds=np.random.default_rng(4),
+            random=np.random.default_rng(3),
         )
         found.append(replicates)
     np.testing.assert_allclose(found[0], found[1], atol=1e-12)

@@ -1,36 +1,43 @@
-"""Paired bootstrap of the difference between two methods on one evaluation set.
+"""The difference between two methods on one evaluation set, and an interval that holds.
 
-A replicate draws examples with replacement, the same for both methods and all their seeds, and
-seeds with replacement, in pairs, where there are several: both what was asked and how a training
-happened to go are chance. Drawing examples is weighting each by how often it was drawn, so every
-metric here is a function of counts, exact also for ties: no replicate sorts or loops by itself.
+Two things are chance: how a training happened to go, and which examples were asked. Of the first,
+k pairs of runs with the same seed give a variance with k - 1 degrees of freedom; of the second, a
+paired bootstrap over the examples. A bootstrap over k seeds as well would shrink the first by
+(k - 1) / k and take it for known, so that at three seeds equal methods differ "significantly" in
+about one case of ten instead of one of twenty.
+
+The interval is Banerjee's (Sankhya 22, 1960, p. 357): half its width is the root of the sum of
+t_i**2 * v_i, each variance v_i with the quantile of Student's t for its own degrees of freedom. For
+normal errors it holds at least as often as its level says, whatever the variances are: given them,
+the chance is a concave function of the squared half width, which is a mean of squared half widths
+that hold exactly. What the two share, the noise of one run on one example, is counted in both,
+which widens it a little. ``python -m benchmarks intervals`` shows how often it holds.
+
+Drawing examples is weighting each by how often it was drawn, so every metric here is a function of
+counts, exact also for ties: no replicate sorts or loops by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm, t
 
-__all__ = ["METRICS", "bootstrap_differences", "interval"]
+__all__ = ["LEAST_SEEDS", "METRICS", "bootstrap_differences", "half_width"]
 
 Array = np.ndarray[Any, Any]
+#: With fewer pairs of runs no interval is given: the seeds' chance is not known, or hardly.
+LEAST_SEEDS = 3
 # Cells of the matrix of counts that are in memory at once; 32 MiB in float64.
 _CELLS = 1 << 22
 
 
 def bootstrap_differences(
-    metric: str,
-    labels: Array,
-    ours: Array,
-    theirs: Array,
-    *,
-    resamples: int,
-    draw_examples: np.random.Generator,
-    draw_seeds: np.random.Generator,
-) -> tuple[float, Array]:
-    """The mean over seeds of metric(ours) - metric(theirs), and its bootstrap replicates.
+    metric: str, labels: Array, ours: Array, theirs: Array, *, resamples: int, random: Any
+) -> tuple[Array, Array]:
+    """metric(ours) - metric(theirs) for each seed, and replicates of its mean over the seeds.
 
     Args:
         metric: a key of ``METRICS``.
@@ -38,12 +45,12 @@ def bootstrap_differences(
         ours: predictions [seeds, n].
         theirs: likewise; row by row of the same seeds.
         resamples: replicates.
-        draw_examples: in one state wherever the same examples are asked, so that accuracy and F1
-            of one task, or two methods, are drawn alike.
-        draw_seeds: likewise, for the runs of one task.
+        random: a ``numpy.random.Generator``, in one state wherever the same examples are asked, so
+            that accuracy and F1 of one task, or two methods, are drawn alike.
 
     Returns:
-        The difference, and the replicates [resamples].
+        The differences [seeds], and the replicates [resamples], in which the examples are drawn
+        with replacement, the same for both methods and all their seeds.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -53,7 +60,7 @@ def bootstrap_differences(
             f"shapes {ours.shape} and {theirs.shape} do not fit one another or labels of shape "
             f"{labels.shape}"
         )
-    score, (seeds, examples) = METRICS[metric], ours.shape
+    score, examples = METRICS[metric], ours.shape[1]
 
     def differences(counts: Array) -> Array:
         """[replicates, seeds]"""
@@ -61,22 +68,33 @@ def bootstrap_differences(
         columns = [score(labels, a, counts) - score(labels, b, counts) for a, b in pairs]
         return np.stack(columns, axis=1)
 
-    point = float(differences(np.ones((1, examples))).mean())
-    weights = _draw(draw_seeds, resamples, seeds) / seeds
     replicates = np.empty(resamples)
     step = max(1, _CELLS // examples)
     for start in range(0, resamples, step):
         part = slice(start, min(start + step, resamples))
-        found = differences(_draw(draw_examples, part.stop - part.start, examples))
-        replicates[part] = (found * weights[part]).sum(axis=1)
-    return point, replicates
+        drawn = _draw(random, part.stop - part.start, examples)
+        replicates[part] = differences(drawn).mean(axis=1)
+    return differences(np.ones((1, examples)))[0], replicates
 
 
-def interval(replicates: Array, level: float) -> tuple[float, float]:
-    """The percentile interval of ``level`` (0.95: from the 2.5th to the 97.5th percentile)."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
-    return float(low), float(high)
+def half_width(by_seed: Sequence[Array], variance: Array | float, level: float) -> Array:
+    """Half the width of the interval around a mean difference.
+
+    Args:
+        by_seed: differences [..., k] of k at least 2 seeds; several arrays where the mean
+            difference is the sum of the means of runs with other seeds.
+        variance: [...] of the mean difference over draws of examples; 0 for these very examples.
+        level: such as 0.95.
+
+    Returns:
+        [...], in the unit of the differences.
+    """
+    tail = (1 + level) / 2
+    square = norm.ppf(tail) ** 2 * np.asarray(variance)
+    for values in by_seed:
+        seeds = values.shape[-1]
+        square = square + t.ppf(tail, seeds - 1) ** 2 * values.var(axis=-1, ddof=1) / seeds
+    return np.sqrt(square)
 
 
 def _draw(random: np.random.Generator, replicates: int, size: int) -> Array:
