@@ -137,12 +137,3 @@ def test_the_flags_of_a_task_script_train_and_evaluate(task: str, tmp_path: Path
         cwd=tmp_path,
     )
     assert_trained(root, task)
-
-
-@pytest.mark.slow
-def test_a_task_script_starts_the_program(run_command: Any, tmp_path: Path) -> None:
-    write_tsv(tmp_path / "glue", ["rte"])
-    script = PROJECT_ROOT / "scripts" / "run_debertav3_rte.sh"
-    data = ("--data_dir", tmp_path / "glue", "--root_output_dir", tmp_path / "run")
-    run_command(["bash", script, *FEW, *data], cwd=tmp_path)
-    assert_trained(tmp_path / "run", "rte")

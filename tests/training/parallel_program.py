@@ -1,7 +1,8 @@
 """Trains tiny models in each way that is named, in however many processes it was started.
 
 ``parallel_program.py FOLDER WAY...`` leaves, per way, ``WAY.json`` (losses, budgets, ranks, scores)
-and ``WAY.safetensors`` (what trains), written by the first process.
+and ``WAY.safetensors`` (what trains), written by the first process. The way ``lone`` is
+``lone_processes.refuse``, which trains nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from tests.models import NO_DROPOUT, deberta_v3_config
+from tests.training.lone_processes import refuse
 from transformers import DebertaV2ForSequenceClassification
 
 from adalora.adapters.freeze import freeze_base
@@ -134,7 +137,8 @@ def threads_of_gloo() -> list[str]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in sys.argv[2:]:
-        train(name, Path(sys.argv[1]))
+        work = refuse if name == "lone" else partial(train, name)
+        work(Path(sys.argv[1]))
     leave_job()
     # The caches of DTensor hold the group of a divided model.
     if not any("sharded" in name for name in sys.argv[2:]):

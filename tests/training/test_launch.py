@@ -1,4 +1,7 @@
-"""Processes that would not make up one job are refused, and what would divide the adapters too."""
+"""Processes that would not make up one job are refused, and what would divide the adapters too.
+
+In one process; two real ones that are refused are in test_parallel.py.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,72 +85,6 @@ def test_a_process_that_should_be_one_of_two_and_stands_alone_is_refused() -> No
     check_job({"WORLD_SIZE": "1"}, alone)
     with pytest.raises(UserError, match=r"2 processes were started.*--use_cpu"):
         check_job({"WORLD_SIZE": "2"}, alone)
-
-
-TWO_PROCESSES = """
-import os, sys, torch, transformers
-from pathlib import Path
-from adalora.errors import UserError
-from adalora.training import AdaLoraTrainer, AdaLoraTrainingArguments
-from adalora.training.folders import find_checkpoint, hold_folder
-from adalora.storage.lock import locked_folder
-
-def told(make):
-    try:
-        made = make()
-    except UserError as error:
-        return str(error)
-    raise AssertionError(made)
-
-folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-ours = dict(report_to="none", do_train=True)
-
-# As from a user's own script, whose TrainingArguments lack use_cpu.
-stock = transformers.TrainingArguments(output_dir=str(folder), report_to="none")
-assert stock.world_size == 1, "the installed Trainer has become wiser: the check can go"
-reason = "did not become one job"
-assert reason in told(lambda: AdaLoraTrainer(model=torch.nn.Linear(2, 2), args=stock))
-choose_device = AdaLoraTrainingArguments._choose_device
-AdaLoraTrainingArguments._choose_device = lambda self: None
-assert reason in told(lambda: AdaLoraTrainingArguments(root_output_dir=str(folder), **ours))
-AdaLoraTrainingArguments._choose_device = choose_device
-
-# Each process has a disk of its own, and the first alone has a checkpoint on it.
-root = folder / f"of-{rank}"
-arguments = AdaLoraTrainingArguments(root_output_dir=str(root), **ours)
-assert arguments.world_size == 2
-arguments.resume_from_checkpoint = str(root / "model" / "checkpoint-3")
-if rank == 0:
-    from adalora.storage.snapshots import publish, staging_folder
-    target = root / "model" / "checkpoint-3"
-    staging_folder(target).mkdir(parents=True)
-    publish(target, step=3, settings={})
-reason = told(lambda: find_checkpoint(arguments))
-assert "process 1 on" in reason and "cannot see it" in reason, reason
-
-# What the first process finds wrong ends them all.
-arguments.resume_from_checkpoint = str(folder / "absent")
-assert "is not a checkpoint's folder" in told(lambda: find_checkpoint(arguments))
-together = AdaLoraTrainingArguments(root_output_dir=str(folder / "run"), **ours)
-(folder / "run").mkdir(exist_ok=True)
-if rank == 0:
-    with locked_folder(folder / "run"):
-        reason = told(lambda: hold_folder(together).__enter__())
-else:
-    reason = told(lambda: hold_folder(together).__enter__())
-assert "is in use by process" in reason, reason
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(torch.cuda.is_available(), reason="processes on GPUs find one another")
-def test_two_real_processes_are_one_job_or_all_end_with_the_reason(
-    launch: Callable[..., None], tmp_path: Path
-) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(TWO_PROCESSES, encoding="utf-8")
-    launch(program, str(tmp_path), processes=2)
 
 
 def test_one_process_uses_one_gpu_and_says_so(

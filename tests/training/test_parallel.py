@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ PROGRAM = Path(__file__).with_name("parallel_program.py")
 WAYS = {
     1: ("plain", "double", "accumulated"),
     2: (
+        # Processes on GPUs find one another.
+        *(() if torch.cuda.is_available() else ("lone",)),
         *("plain", "double", "accumulated", "bf16"),
         *("sharded", "sharded-and-checkpointing", "sharded-bf16"),
     ),
@@ -33,21 +36,30 @@ End = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def ends(
+def folder_of(
     tmp_path_factory: pytest.TempPathFactory, launch: Callable[..., None]
-) -> Callable[[int, str], End]:
-    """How a way of training ended in so many processes, all ways of which are tried at once."""
-    folders: dict[int, Path] = {}
+) -> Callable[[int], Path]:
+    """Where so many processes have left how each way of training ended; started once."""
+
+    @functools.cache
+    def make(processes: int) -> Path:
+        folder: Path = tmp_path_factory.mktemp(f"of-{processes}")
+        if processes == 1:
+            for name in WAYS[1]:
+                train(name, folder)
+        else:
+            launch(PROGRAM, str(folder), *WAYS[processes], processes=processes)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def ends(folder_of: Callable[[int], Path]) -> Callable[[int, str], End]:
+    """How a way of training ended in so many processes."""
 
     def end(processes: int, way: str) -> End:
-        if processes not in folders:
-            folder = folders[processes] = tmp_path_factory.mktemp(f"of-{processes}")
-            if processes == 1:
-                for name in WAYS[1]:
-                    train(name, folder)
-            else:
-                launch(PROGRAM, str(folder), *WAYS[processes], processes=processes)
-        folder = folders[processes]
+        folder = folder_of(processes)
         result = json.loads((folder / f"{way}.json").read_text(encoding="utf-8"))
         return result, load_file(folder / f"{way}.safetensors")
 
@@ -96,6 +108,18 @@ def test_a_validation_set_that_does_not_divide_is_scored_on_each_example_once(
     assert many["scores"]["count"] == one["scores"]["count"] == 31
     assert many["scores"]["accuracy"] == one["scores"]["accuracy"]
     assert many["scores"]["loss"] == pytest.approx(one["scores"]["loss"], abs=1e-7)
+
+
+# --- processes that are no job --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="processes on GPUs find one another")
+def test_two_real_processes_are_one_job_or_all_end_with_the_reason(
+    folder_of: Callable[[int], Path],
+) -> None:
+    """``lone_processes.py`` says what is refused; both have come to its end."""
+    assert {path.name for path in folder_of(2).glob("refused-*")} == {"refused-0", "refused-1"}
 
 
 # --- a divided base -------------------------------------------------------------------------------
