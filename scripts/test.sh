@@ -9,11 +9,21 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 cd "$project_root"
 echo "ruff"
 "$environment_python" -m ruff check .
-echo "mypy"
-"$environment_python" -m mypy
+# The type checker works on one core while the first tests run, and its word comes last.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+"$environment_python" -m mypy >"$types" 2>&1 &
+type_checker=$!
+
 echo "pytest"
 # Two workers of one thread each take less time than one of two threads: most of a test is Python.
 # A file stays whole, so that what its tests share is made once and no port is taken twice; the order
 # is that of tests/conftest.py, which begins with what takes longest.
 export OMP_NUM_THREADS=1
-exec "$environment_python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+status=0
+"$environment_python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" ||
+  status=$?
+echo "mypy"
+wait "$type_checker" || status=1
+cat "$types"
+exit "$status"
