@@ -105,6 +105,7 @@ def hub() -> Iterator[str]:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_however_the_hub_misbehaves_one_sentence_comes_in_bounded_time(
     hub: str, tmp_path: Path
 ) -> None:
