@@ -60,6 +60,8 @@ setup(
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "safetensors>=0.4.3",
+        "huggingface-hub>=1.0",
+        "filelock>=3.30",
         "tensorboard>=2.16",
         "rich>=13.7",
         "psutil>=5.9",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adalora.errors import UserError
-from adalora.storage.atomic import complete_or_absent
+from adalora.storage.atomic import atomic_write, complete_or_absent
 
 
 def anything(path: Path) -> bool:
@@ -139,3 +140,21 @@ def test_files_get_the_usual_permissions(tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "out" / "config.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_file_is_replaced_whole_or_stays_and_nothing_is_left_next_to_it(tmp_path, error):
+    path = tmp_path / "values.json"
+    path.write_text("old")
+    outcome = contextlib.nullcontext() if error is None else pytest.raises(type(error))
+    with outcome, atomic_write(path) as new:
+        new.write_text("new")
+        new.chmod(0o600)
+        assert path.read_text() == "old"
+        if error is not None:
+            raise error
+    assert path.read_text() == ("new" if error is None else "old")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert list(tmp_path.iterdir()) == [path]

@@ -6,18 +6,27 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from huggingface_hub import get_session, set_client_factory
+from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils import _http
+
+from adalora.storage import hub as hub_module
+from adalora.storage.hub import CircuitBreaker, limit_waiting
 
 CONFIG = b'{"model_type": "bert", "hidden_size": 8}'
 #: Owner of the repository that is asked for -> how the server behaves.
 PROGRAM = """
 import sys, time
 import adalora.storage.hub
-from huggingface_hub.utils import close_session
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
 from adalora.pretrained.loading import load_classifier, load_tokenizer
@@ -35,7 +44,9 @@ for way in ("silent", "broken", "garbage", "cut", "page", "gone"):
             ask()
         except UserError as error:
             print(way, what, round(time.monotonic() - started, 1), error, sep="|")
-    close_session()
+    # Each hub is a new one.
+    set_client_factory(default_client_factory)
+    adalora.storage.hub.limit_waiting.cache_clear()
 load_data.__globals__["HUB_NAME"] = "silent/glue"
 started = time.monotonic()
 try:
@@ -137,3 +148,72 @@ def test_however_the_hub_misbehaves_one_sentence_comes_in_bounded_time(
             assert "its files are damaged" in sentence
         else:
             assert "the hub cannot be reached or does not answer as it should" in sentence, way
+
+
+class Clock:
+    """In place of the module ``time``."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def ask(breaker: CircuitBreaker, status: int | None = None) -> dict[str, float]:
+    """One request, with the status of its answer, or None where none came; its limits."""
+    request = SimpleNamespace(extensions={"timeout": {"read": None, "connect": 0.5}})
+    breaker.before_request(request)
+    if status is not None:
+        breaker.after_response(SimpleNamespace(status_code=status))
+    return request.extensions["timeout"]
+
+
+def test_a_hub_that_only_fails_is_left_alone_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, breaker = Clock(), CircuitBreaker()
+    monkeypatch.setattr(hub_module, "time", clock)
+    for status in (500, None, None, 502):
+        ask(breaker, status)
+        clock.now += 4
+    with pytest.raises(OfflineModeIsEnabled, match="failed 4 times in a row"):
+        ask(breaker)
+    clock.now += 60
+    assert ask(breaker, 200)["connect"] == 0.5
+    assert 0 < ask(breaker, 200)["read"] <= 60
+
+
+@pytest.mark.parametrize(
+    ("answers", "pause"),
+    [((500, 500, 404, 500, 500), 4), ((None, 500, 500, None, 500), 0.1), ((None, None), 30)],
+)
+def test_one_answer_a_short_time_or_few_failures_are_no_reason(
+    monkeypatch: pytest.MonkeyPatch, answers: Sequence[int | None], pause: float
+) -> None:
+    clock, breaker = Clock(), CircuitBreaker()
+    monkeypatch.setattr(hub_module, "time", clock)
+    for status in answers:
+        ask(breaker, status)
+        clock.now += pause
+    clock.now += 20
+    ask(breaker)
+
+
+def test_a_client_that_the_program_has_set_up_is_kept_and_limited_once() -> None:
+    before = _http._GLOBAL_CLIENT_FACTORY
+
+    def own() -> Any:
+        client = before()
+        client.headers["X-Own"] = "proxy"
+        return client
+
+    set_client_factory(own)
+    limit_waiting.cache_clear()
+    try:
+        limit_waiting()
+        limit_waiting()
+        client: Any = get_session()
+        assert client.headers["X-Own"] == "proxy"
+        hooks = [getattr(one, "__self__", None) for one in client.event_hooks["request"]]
+        assert sum(isinstance(one, CircuitBreaker) for one in hooks) == 1
+    finally:
+        set_client_factory(before)
+        limit_waiting.cache_clear()

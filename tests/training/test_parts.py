@@ -15,7 +15,7 @@ from torch.nn.functional import kl_div
 from transformers import TrainerState
 
 from adalora.errors import UserError, exit_with_message
-from adalora.storage.files import apart, is_finite, read_tensors, write_tensors
+from adalora.storage.files import is_finite, read_tensors, unshare_for_safetensors, write_tensors
 from adalora.storage.nested import load_state, save_state
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments.parser import parse_arguments
@@ -103,14 +103,14 @@ def test_what_is_written_is_copied_only_where_the_format_asks_for_it(tmp_path: P
         "across": table.T,
         "empty": torch.empty(0),
     }
-    plain = apart(tensors)
+    plain = unshare_for_safetensors(tensors)
     assert plain["alone"].data_ptr() == tensors["alone"].data_ptr()
     assert len({tensor.data_ptr() for name, tensor in plain.items() if name != "empty"}) == 5
     write_tensors(tmp_path / "t.safetensors", tensors)
     stored = read_tensors(tmp_path / "t.safetensors")
     assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
     # A part of a table that is written too, and two parts that only border on one another.
-    halves = apart({"left": table.flatten()[:6], "right": table.flatten()[6:]})
+    halves = unshare_for_safetensors({"left": table.flatten()[:6], "right": table.flatten()[6:]})
     assert halves["right"].data_ptr() - halves["left"].data_ptr() == 24
 
 

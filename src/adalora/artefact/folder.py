@@ -14,12 +14,9 @@ from safetensors import SafetensorError
 
 from adalora.artefact.description import MANIFEST, Description
 from adalora.errors import UserError
+from adalora.storage.atomic import finish, move_files
 from adalora.storage.files import file_checksum
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+from adalora.storage.lock import lock_or_warn
 
 __all__ = ["check_files", "find_artefact", "prepared", "publish", "sole_writer"]
 
@@ -81,7 +78,8 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+        # Windows opens no folders.
+        descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
     except OSError as error:
         raise UserError(
             f"The folder {folder} cannot be made ({_reason(error)}); choose another."
@@ -91,17 +89,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = lock_or_warn(descriptor, folder)
         except BlockingIOError as error:
             raise UserError(
                 f"Another process is saving to {folder} at this moment; choose another folder, or "
                 "wait for it."
             ) from error
-        except OSError:  # a network file system without locks
-            pass
-        else:
-            for left in folder.glob(f"{_ASIDE}*"):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in folder.glob(f"{_ASIDE}*") if locked else ():
+            shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)
@@ -138,17 +133,9 @@ def publish(aside: Path, folder: Path, files: Sequence[str]) -> None:
     Raises:
         UserError: if a file cannot be replaced.
     """
-    # As any new file is made here: the safetensors library makes its own readable to nobody else.
-    mode = (aside / MANIFEST).stat().st_mode
-    for name in (*files, MANIFEST):
-        (aside / name).chmod(mode)
-        with (aside / name).open("rb") as file:
-            os.fsync(file.fileno())
+    finish(aside / name for name in (*files, MANIFEST))
     try:
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name in (*files, MANIFEST):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside / name, folder / name)
+        move_files(aside, folder, files, last=MANIFEST)
     except OSError as error:
         raise UserError(
             f"Files in {folder} could not be replaced ({_reason(error)}), so it holds no complete "

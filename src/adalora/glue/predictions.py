@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from adalora.storage.atomic import atomic_write
 
 __all__ = ["result_name", "write_eval_predictions", "write_predictions"]
 
@@ -63,10 +64,9 @@ def write_eval_predictions(
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    temporary = path.with_name(path.name + ".partial")
     text = "\n".join(lines) + "\n"
-    temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-    os.replace(temporary, path)
+    with atomic_write(path) as new:
+        new.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _in_a_cell(label: str) -> str:

@@ -8,7 +8,6 @@ the sample submission that gluebenchmark.com offers.
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from adalora.errors import UserError
 from adalora.glue.predictions import result_name
 from adalora.glue.tasks import TASKS, Task, resolve_task
+from adalora.storage.atomic import atomic_write
 
 __all__ = [
     "ENTRIES",
@@ -185,15 +185,10 @@ def write_submission(path: Path, answers: Mapping[str, Answers]) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        try:
-            with zipfile.ZipFile(aside, "x", zipfile.ZIP_DEFLATED) as archive:
-                for name, found in answers.items():
-                    lines = [f"{index}\t{word}\n" for index, word in enumerate(found.words)]
-                    archive.writestr(f"{name}.tsv", "index\tprediction\n" + "".join(lines))
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with atomic_write(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, found in answers.items():
+                lines = [f"{index}\t{word}\n" for index, word in enumerate(found.words)]
+                archive.writestr(f"{name}.tsv", "index\tprediction\n" + "".join(lines))
     except OSError as error:
         raise UserError(f"{path} could not be written ({error.strerror or error}).") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from adalora.errors import UserError
 from adalora.inference.classifier import Answer, Prediction
 from adalora.inference.texts import Row
+from adalora.storage.atomic import atomic_write
 
 __all__ = ["FORMATS", "check_target", "opened", "writer"]
 
@@ -51,17 +53,13 @@ def opened(path: Path | None, *, force: bool = False) -> Iterator[TextIO]:
         sys.stdout.flush()
         return
     check_target(path, force=force)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        try:
-            with aside.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            check_target(path, force=force)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        check = functools.partial(check_target, path, force=force)
+        with (
+            atomic_write(path, before_replacing=check) as new,
+            new.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+        ):
+            yield stream
     except OSError as error:
         raise UserError(
             f"--output {path} could not be written ({error.strerror or error}); nothing was left."

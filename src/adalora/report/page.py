@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from adalora.results.places import arrange
 from adalora.results.scores import summarise
 from adalora.results.sources import Run, Sweep
 from adalora.results.words import duration, enumerate_words, plural, span
+from adalora.storage.atomic import atomic_write
 
 __all__ = [
     "MANIFEST",
@@ -260,6 +260,5 @@ def _listing(checksums: Mapping[str, str]) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with atomic_write(path) as new:
+        new.write_bytes(content)

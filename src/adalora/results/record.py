@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
 
 from adalora.errors import UserError
+from adalora.storage.atomic import atomic_write
 from adalora.storage.files import plain
 
 __all__ = ["RECORD_FILE", "RunRecord", "RunWarning", "SplitScores", "WarningKind"]
@@ -187,13 +187,9 @@ class RunRecord:
     def write(self, folder: Path) -> Path:
         """Write ``run.json`` in ``folder``, whole or not at all; returns its path."""
         path = folder / RECORD_FILE
-        temporary = path.with_name(f"{path.name}.partial")
         text = json.dumps(self.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with atomic_write(path) as new:
+            new.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod

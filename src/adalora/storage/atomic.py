@@ -1,18 +1,53 @@
-"""Where an export goes: complete, or not there at all."""
+"""Files and folders that appear whole or not at all: written aside, synced, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from adalora.errors import UserError
 
-__all__ = ["complete_or_absent"]
+__all__ = ["atomic_write", "complete_or_absent", "finish", "move_files", "sync"]
+
+
+@contextlib.contextmanager
+def atomic_write(
+    target: Path, *, before_replacing: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
+    """Give a path to write to, which takes the place of ``target`` if the block succeeds.
+
+    If it fails, or the process is interrupted, ``target`` is as it was and nothing is left next to
+    it; a killed process may leave a hidden folder ``.NAME-...`` there.
+
+    Args:
+        target: a file or a folder, as the block decides; its parent exists.
+        before_replacing: called last, once the new one is complete; may raise to keep the old one.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    # In the target's parent, so that it is renamed within one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
+        new, old = Path(name) / target.name, Path(name) / "replaced"
+        yield new
+        finish([new, *new.rglob("*")] if new.is_dir() else [new])
+        before_replacing()
+        if not (target.is_dir() or (new.is_dir() and os.path.lexists(target))):
+            os.replace(new, target)
+            return
+        # A folder can be neither replaced nor a replacement in one call.
+        target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
 
 
 @contextlib.contextmanager
@@ -23,13 +58,11 @@ def complete_or_absent(
     replaceable: Callable[[Path], bool],
     protected: Sequence[Path] = (),
 ) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of ``target`` if the block succeeds.
-
-    If it fails, or the process is interrupted, ``target`` is as it was and nothing is left beside
-    it, not even a parent folder.
+    """``atomic_write`` for a place that a user named, which is made, and spared unless forced.
 
     Args:
-        target: a file or a folder, as the block decides; its parents are made.
+        target: a file or a folder, as the block decides. Its parents are made, and are gone again
+            if the block fails.
         force: replace what is there, after the new one is complete.
         replaceable: whether what is there may be replaced at all.
         protected: paths that may neither be replaced nor lie in what is.
@@ -38,17 +71,16 @@ def complete_or_absent(
         UserError: if ``target`` is there and may not be replaced, or cannot be written.
     """
     target = target.absolute()
-    _check(target, force, replaceable, protected)
+
+    def check() -> None:
+        _check(target, force, replaceable, protected)
+
+    check()
     made: list[Path] = []
     try:
         made = _make_parents(target)
-        # Beside the target, so that it is renamed within one file system.
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
-            new = Path(name) / target.name
+        with atomic_write(target, before_replacing=check) as new:
             yield new
-            _finish(new)
-            _check(target, force, replaceable, protected)
-            _put(new, target, old=Path(name) / "replaced")
         made = []
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -89,27 +121,44 @@ def _make_parents(target: Path) -> list[Path]:
     return missing[::-1]
 
 
-def _finish(new: Path) -> None:
+def move_files(source: Path, target: Path, files: Sequence[str], *, last: str) -> None:
+    """Move files into a folder that holds others too: complete once it has ``last``.
+
+    Args:
+        source: a folder on the same file system, its files finished (``finish``).
+        target: the folder; without ``last`` as soon as the first file changes.
+        files: paths in ``source``, replaced in ``target``.
+        last: the path of the file that says that all is there, moved after all others.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    (target / last).unlink(missing_ok=True)
+    for name in (*files, last):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
+
+
+def finish(paths: Iterable[Path]) -> None:
     """Have the files on the disk before they get their name, and readable as files usually are.
 
     safetensors lets their owner alone read them; a server often runs as somebody else.
     """
     mask = os.umask(0)
     os.umask(mask)
-    for path in [new, *new.rglob("*")] if new.is_dir() else [new]:
+    for path in paths:
         if path.is_file():
             path.chmod(0o666 & ~mask)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
 
 
-def _put(new: Path, target: Path, *, old: Path) -> None:
-    replaced = os.path.lexists(target)
-    if replaced:
-        target.rename(old)
+def sync(path: Path) -> None:
+    """Have the kernel write a file or folder out; some file systems cannot for folders."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        new.rename(target)
-    except OSError:
-        if replaced:
-            old.rename(target)
-        raise
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adalora.errors import UserError
+from adalora.storage.atomic import atomic_write
 
 __all__ = [
-    "apart",
     "file_checksum",
     "is_finite",
     "listed",
@@ -27,13 +26,14 @@ __all__ = [
     "read_bin",
     "read_json",
     "read_tensors",
+    "unshare_for_safetensors",
     "write_json",
     "write_tensors",
 ]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write ``tensors`` as safetensors to ``path``, aside first and then by renaming.
+    """Write ``tensors`` as safetensors to ``path``, whole or not at all.
 
     Raises:
         UserError: if one of them holds NaN or an infinity.
@@ -44,12 +44,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
             "diverged. Lower the learning rate, or go back to an earlier checkpoint."
         )
-    temporary = path.with_name(path.name + ".partial")
-    save_file(apart(tensors), temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    with atomic_write(path) as new:
+        save_file(unshare_for_safetensors(tensors), new, metadata={"format": "pt"})
 
 
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unshare_for_safetensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: on the CPU, contiguous, none in another's memory.
 
     Only what is not so already is copied: a whole model is written from where it lies.
@@ -71,7 +70,7 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
 def is_finite(tensor: Tensor) -> bool:
     """Whether ``tensor`` holds neither NaN nor an infinity.
 
-    Told from its smallest and its largest number, which NaN would take the place of:
+    Judged by its smallest and its largest number, which NaN would take the place of:
     ``torch.isfinite`` makes copies of the size of its argument.
     """
     if not tensor.is_floating_point() or tensor.numel() == 0:
@@ -126,10 +125,9 @@ def read_bin(path: Path) -> dict[str, Tensor]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write ``values`` as JSON, aside first and then by renaming."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write ``values`` as JSON, whole or not at all."""
+    with atomic_write(path) as new:
+        new.write_text(json.dumps(values, indent=2, default=_plain) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,12 @@
 """A nested state in one safetensors file: tensors by path, numbers as JSON in its header.
 
 The allocator, the optimizer and the random generators are kept this way. Nothing in such a file is
-unpickled. It is written aside and renamed, so it is complete or absent.
+unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from adalora.errors import UserError
-from adalora.storage.files import apart
+from adalora.storage.atomic import atomic_write
+from adalora.storage.files import unshare_for_safetensors
 
 __all__ = ["load_state", "save_state", "state_bytes", "tensors_of"]
 
@@ -31,9 +31,8 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
         UserError: if it holds anything else.
     """
     tensors, metadata = _content(state, path.name)
-    temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    with atomic_write(path) as new:
+        save_file(tensors, new, metadata=metadata)
 
 
 def state_bytes(state: Mapping[str, Any], name: str) -> bytes:
@@ -49,7 +48,7 @@ def state_bytes(state: Mapping[str, Any], name: str) -> bytes:
 def _content(state: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, numbers = _split(state, "")
     try:
-        return apart(tensors), {_NUMBERS: json.dumps(numbers)}
+        return unshare_for_safetensors(tensors), {_NUMBERS: json.dumps(numbers)}
     except TypeError as error:
         raise UserError(f"{name} cannot be written without pickling: {error}.") from error
 
@@ -70,9 +69,9 @@ def load_state(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = json.loads(file.metadata()[_NUMBERS])
             for name in file.keys():  # noqa: SIM118 - safe_open is no dict
                 _put(state, name.split("/"), file.get_tensor(name))
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged and cannot be read: {error}") from error
-    except RecursionError as error:
+    except (
+        *(SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError),
+    ) as error:
         raise UserError(f"{path} is damaged and cannot be read: {error}") from error
     return state
 

@@ -1,9 +1,9 @@
 """Checkpoint folders that are complete or absent, and known to be sound before they are used.
 
-A checkpoint is written into a hidden folder beside its place, sealed with a manifest (bytes and
+A checkpoint is written into a hidden folder next to its place, sealed with a manifest (bytes and
 SHA-256 of every file), synced to the disk and renamed. Whatever moment a process dies at, a folder
-``checkpoint-N`` is whole; should the disk lose bytes later, the manifest tells. This module knows
-nothing of what the files hold.
+``checkpoint-N`` is whole; should the disk lose bytes later, the manifest shows it. What the files
+hold is not known here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adalora.errors import UserError
+from adalora.storage.atomic import sync
 from adalora.storage.files import file_checksum, listed
 
 __all__ = [
@@ -56,8 +56,8 @@ class DamagedCheckpointError(UserError):
 class Manifest:
     """What a checkpoint holds.
 
-    ``step`` is the number of optimizer steps made; ``settings`` what the run was told, by flag, as
-    JSON values; ``files`` maps a path in the folder to its bytes and SHA-256.
+    ``step`` is the number of optimizer steps made; ``settings`` the run's flags as JSON
+    values; ``files`` maps a path in the folder to its bytes and SHA-256.
     """
 
     step: int
@@ -100,18 +100,18 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest
     files = {}
     for path in sorted(aside.rglob("*")):
         if path.is_file():
-            _sync(path)
+            sync(path)
             files[path.relative_to(aside).as_posix()] = (path.stat().st_size, file_checksum(path))
     manifest = Manifest(step=step, settings=settings, files=files)
     text = json.dumps(manifest.as_json(), indent=2) + "\n"
     (aside / MANIFEST).write_text(text, encoding="utf-8")
-    _sync(aside / MANIFEST)
+    sync(aside / MANIFEST)
     for folder in {aside, *((aside / name).parent for name in files)}:
-        _sync(folder)
+        sync(folder)
     if target.exists():
         _remove(target)
     aside.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     return manifest
 
 
@@ -125,7 +125,7 @@ def remove_leftovers(folder: Path) -> None:
 def rotate(folder: Path, limit: int | None, *, newest: Path, protected: Iterable[Path]) -> None:
     """Remove checkpoints until ``limit`` are left, the oldest first.
 
-    Those beyond ``newest`` were left by a course of the run that was given up, and go before all
+    Those beyond ``newest`` were left by an attempt that was given up, and go before all
     others. ``newest`` and the protected ones stay whatever the limit is; None or 0 is no limit.
     """
     if not limit or limit < 0:
@@ -144,18 +144,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Have the kernel write a file or folder out; some file systems cannot for folders."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 # ---- reading ----

@@ -18,6 +18,7 @@ from typing import Any, Self
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 from adalora.results.sources import RESULTS_FILE, Result, read_results
+from adalora.storage.atomic import atomic_write
 from adalora.storage.files import read_json, write_json
 from adalora.storage.lock import locked_folder
 from adalora.sweeps.cells import Cell
@@ -90,9 +91,8 @@ class Ledger:
             shutil.rmtree(folder, ignore_errors=True)
             self.results.pop(cell.id, None)
         write_json(path, earlier | {cell.id: dict(cell.flags) for cell in cells})
-        temporary = self.folder / f"{_SPEC_FILE}.partial"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.folder / _SPEC_FILE)
+        with atomic_write(self.folder / _SPEC_FILE) as new:
+            new.write_text(text, encoding="utf-8")
 
     def adopt(self, cells: Sequence[Cell]) -> int:
         """Note the runs that finished while nobody was left to write their line; their number."""
