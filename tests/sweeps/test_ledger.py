@@ -121,11 +121,20 @@ def test_a_run_that_was_begun_with_other_flags_starts_afresh(noted: Path, make_c
             folder.mkdir(parents=True)
             (folder / "half").touch()
         cells = [make_cell(2, learning_rate=2), make_cell(3)]
-        ledger.plan("other\n", cells)
+        assert ledger.plan("other\n", cells) == [cells[0].id]
         assert not ledger.run_folder(cells[0]).exists()
         assert (ledger.run_folder(cells[1]) / "half").exists()
         # It failed with the old flags, so it is open again.
         assert open_cells(ledger, cells, retry_failed=False) == cells
+    # And it stays open if the sweep is ended before it has run; with the same flags it has failed.
+    with Ledger.opened(noted) as ledger:
+        assert ledger.plan("other\n", cells) == []
+        assert open_cells(ledger, cells, retry_failed=False) == cells
+        ledger.add(Result(cells[0].id, cells[0].axes, error="It broke again."))
+    with Ledger.opened(noted) as ledger:
+        assert ledger.plan("other\n", cells) == []
+        assert open_cells(ledger, cells, retry_failed=False) == cells[1:]
+        assert ledger.results["cola_lora_seed1"].status == "finished"
 
 
 def test_one_sweep_at_a_time_works_in_a_folder(noted: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from adalora.storage.lock import locked_folder
+from adalora.sweeps import processes
 from adalora.sweeps.processes import (
     OUTPUT_FILE,
     Job,
@@ -42,7 +43,7 @@ def make_job(tmp_path: Path, quick: str) -> Make:
     def make(name: str, do: str) -> Job:
         folder = tmp_path / name
         folder.mkdir()
-        return Job(name, ("--do", do), folder, module=quick)
+        return Job(name, ("--do", do), folder, program=(quick,))
 
     return make
 
@@ -188,3 +189,31 @@ def test_as_many_fit_as_there_are_cores_unless_asked_otherwise(
     assert room_here(2, 5).threads == 5
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert (room_here(2).threads, room_here(2, 5).threads) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    ("variable", "threads", "cores", "gigabytes", "slots"),
+    [
+        ("", None, 8, 100, 8),
+        ("4", None, 8, 100, 2),
+        ("", 3, 8, 100, 2),
+        ("4", 2, 8, 100, 4),  # the flag counts
+        ("16", None, 8, 100, 1),
+        ("", 2, 8, 5, 2),  # memory for two
+    ],
+)
+def test_slots_times_threads_is_no_more_than_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    threads: int | None,
+    cores: int,
+    gigabytes: int,
+    slots: int,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    monkeypatch.setattr(processes, "_gpus", list)
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "available_memory", lambda: gigabytes * 2**30)
+    room = room_here(None, threads)
+    assert room.slots == slots
+    assert room.slots == 1 or room.slots * room.threads <= cores

@@ -54,7 +54,12 @@ def main(flags: Sequence[str]) -> int:
     if given:
         text += f"\n# given on the command line: {' '.join(given)}\n"
     with Ledger.opened(_output(arguments, spec)) as ledger:
-        ledger.plan(text, cells)
+        for name in ledger.plan(text, cells):
+            console.print(
+                f"{name} failed with other flags than it has now and is made again.",
+                highlight=False,
+                soft_wrap=True,
+            )
         return _work(console, spec, ledger, cells, arguments)
 
 
@@ -141,8 +146,9 @@ def _title(spec: Spec, cells: Sequence[Cell]) -> str:
 def _dry_run(
     console: Console, spec: Spec, cells: Sequence[Cell], arguments: argparse.Namespace
 ) -> int:
-    from adalora.sweeps.display import duration, plan_table
-    from adalora.sweeps.estimate import estimate, setting_of
+    from adalora.results.words import duration
+    from adalora.sweeps.display import plan_table
+    from adalora.sweeps.estimate import estimate
 
     console.print(_title(spec, cells), style="bold", markup=False, highlight=False)
     if arguments.no_estimate:
@@ -159,15 +165,15 @@ def _dry_run(
     finally:
         executor.stop()
     console.print(plan_table(cells, estimates))
-    problems = {s: one.problem for s, one in estimates.items() if one.problem is not None}
-    seconds = sum(estimates[setting_of(cell)].seconds for cell in cells)
+    first = {cell.group: cell.id for cell in reversed(cells)}
+    problems = {first[g]: one.problem for g, one in estimates.items() if one.problem is not None}
+    seconds = sum(estimates[cell.group].seconds for cell in cells)
     unknown = " for those that could be measured" if problems else ""
     console.print(
         f"About {duration(seconds / min(slots, len(cells)))} with {slots} at a time{unknown}.",
         highlight=False,
     )
-    for setting, problem in problems.items():
-        name = " ".join(part for part in setting if part is not None)
+    for name, problem in problems.items():
         console.print(f"{name}: {problem}", style="red", markup=False, soft_wrap=True)
     return 1 if problems else 0
 

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adalora.adapters.trainable import trainable_parameters
 from adalora.errors import UserError
-from adalora.runtime.memory import _give_freed_memory_back
+from adalora.runtime.memory import give_freed_memory_back
 
 __all__ = [
     "base_bytes",
@@ -50,7 +50,7 @@ def shard_base(model: nn.Module, device: torch.device) -> None:
             "method (--apply_lora, --apply_adapter, --apply_bitfit), or leave the flag out."
         )
     if device.type == "cpu":
-        _give_freed_memory_back()
+        give_freed_memory_back()
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     before = base_bytes(model)
     for unit in _units(model):

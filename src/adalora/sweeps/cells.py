@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["AXES", "Cell", "Flags", "Spec", "cells_of", "words"]
+__all__ = ["AXES", "Cell", "Flags", "Spec", "cells_of", "word", "words"]
 
 Flags = Mapping[str, Any]
 
-#: What a cell is told apart by, beside the flags of the grid.
+#: What distinguishes cells, in addition to the flags of the grid.
 AXES = ("task", "method", "budget", "seed")
 
 #: Flags that every run of a sweep has unless the file says otherwise.
@@ -63,7 +63,7 @@ class Cell:
     Attributes:
         id: names its folder and its line in the results.
         axes: task, method, budget (None without one), seed, and the flags of the grid.
-        flags: all that run_glue.py is told but where to write.
+        flags: all flags of run_glue.py but where to write.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """What the seeds of one setting have in common."""
+        """What the seeds of one setting have in common: every axis, those of the grid too."""
         return json.dumps({k: v for k, v in self.axes.items() if k != "seed"}, sort_keys=True)
 
 
@@ -107,11 +107,12 @@ def words(flags: Flags) -> list[str]:
     command: list[str] = []
     for name, value in flags.items():
         values = value if isinstance(value, list) else [value]
-        command += [f"--{name}", *(_word(one) for one in values)]
+        command += [f"--{name}", *(word(one) for one in values)]
     return command
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A flag's value as one word of a command line."""
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
@@ -142,7 +143,7 @@ def _flags(spec: Spec, axes: Mapping[str, Any], grid: Flags) -> Flags:
 def _id(axes: Mapping[str, Any]) -> str:
     """A name for a folder: readable, and unique although it is shortened."""
     own = [str(axes[name]) for name in ("task", "method", "budget") if axes[name] is not None]
-    grid = [f"{name}={_word(value)}" for name, value in axes.items() if name not in AXES]
+    grid = [f"{name}={word(value)}" for name, value in axes.items() if name not in AXES]
     exact = "_".join([*own, *grid, f"seed{axes['seed']}"])
     shown = re.sub(r"[^A-Za-z0-9._=+-]", "-", exact)[:_LONGEST_ID]
     if shown == exact and not shown.startswith("."):

@@ -23,43 +23,42 @@ from rich.progress import (
 from rich.table import Table
 
 from adalora.results.sources import Result
-from adalora.sweeps.cells import Cell
-from adalora.sweeps.estimate import Estimate, Setting, setting_of
+from adalora.results.words import duration
+from adalora.sweeps.cells import Cell, word
+from adalora.sweeps.estimate import Estimate
 from adalora.sweeps.runner import main_score
 
-__all__ = ["Display", "duration", "plan_table"]
+__all__ = ["Display", "plan_table"]
 
 
-def duration(seconds: float) -> str:
-    """In the two units that matter: "3 h 20 min", "4 min 5 s", "12 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+def plan_table(cells: Sequence[Cell], estimates: Mapping[str, Estimate]) -> Table:
+    """A row for each group of cells, with what its runs will take where that is known.
 
-
-def plan_table(cells: Sequence[Cell], estimates: Mapping[Setting, Estimate]) -> Table:
-    """A row for each task, method and budget, with what its runs will take where that is known."""
-    rows: dict[Setting, int] = {}
+    Args:
+        cells: of the sweep.
+        estimates: by ``Cell.group``; empty where nothing was measured.
+    """
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        rows[setting_of(cell)] = rows.get(setting_of(cell), 0) + 1
-    budgets = any(setting[2] is not None for setting in rows)
+        groups.setdefault(cell.group, []).append(cell)
+    named = [name for name in cells[0].axes if name != "seed"]
+    if all(cell.axes["budget"] is None for cell in cells):
+        named.remove("budget")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("task", "method", *(("budget",) if budgets else ())):
-        table.add_column(heading)
+    for heading in named:
+        table.add_column(escape(heading))
     table.add_column("runs", justify="right")
     for heading in ("steps", "a step", "a run") if estimates else ():
         table.add_column(heading, justify="right")
-    for setting, runs in rows.items():
-        task, method, budget = setting
+    for group, members in groups.items():
+        axes = members[0].axes
         cost: tuple[str, ...] = ()
-        if (one := estimates.get(setting)) is not None:
+        if (one := estimates.get(group)) is not None:
             known = one.problem is None
             step = f"{one.step_seconds:.3g} s"
             cost = (str(one.steps), step, duration(one.seconds)) if known else ("?", "?", "?")
-        names = (task, method, *((budget or "-",) if budgets else ()))
-        table.add_row(*map(escape, names), str(runs), *cost)
+        names = ("-" if axes[name] is None else escape(word(axes[name])) for name in named)
+        table.add_row(*names, str(len(members)), *cost)
     return table
 
 
@@ -88,8 +87,8 @@ class Display:
         )
         self._all = self._progress.add_task("all runs", total=total, completed=done, note="")
         self._tasks: dict[str, tuple[TaskID, float]] = {}
-        self._took: dict[Setting, list[float]] = {}
-        self._waiting: list[Setting] = []
+        self._took: dict[str, list[float]] = {}
+        self._waiting: list[str] = []
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -105,7 +104,7 @@ class Display:
 
     def expect(self, cells: Sequence[Cell]) -> None:
         """The runs that are still to be made."""
-        self._waiting = [setting_of(cell) for cell in cells]
+        self._waiting = [cell.group for cell in cells]
 
     def started(self, cell: Cell) -> None:
         """A run has begun."""
@@ -121,9 +120,9 @@ class Display:
             self._progress.remove_task(task)
             seconds = time.monotonic() - started
             took = f"  {duration(seconds)}"
-            self._took.setdefault(setting_of(cell), []).append(seconds)
-        if setting_of(cell) in self._waiting:
-            self._waiting.remove(setting_of(cell))
+            self._took.setdefault(cell.group, []).append(seconds)
+        if cell.group in self._waiting:
+            self._waiting.remove(cell.group)
         self._progress.update(self._all, completed=self._ended, note=self._left())
         head = f"[{self._ended}/{self._total}]"
         if result.record is None:
@@ -143,5 +142,5 @@ class Display:
         known = [seconds for took in self._took.values() for seconds in took]
         if not known or not self._waiting:
             return ""
-        each = [statistics.mean(self._took.get(setting, known)) for setting in self._waiting]
+        each = [statistics.mean(self._took.get(group, known)) for group in self._waiting]
         return f"about {duration(sum(each) / self._slots)} left"

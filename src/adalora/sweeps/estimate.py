@@ -9,17 +9,17 @@ from pathlib import Path
 
 from adalora.storage.files import read_json
 from adalora.sweeps.cells import Cell, words
-from adalora.sweeps.measure import MEASURED_FILE
-from adalora.sweeps.processes import OUTPUT_FILE, Executor, Job, error_of
+from adalora.sweeps.processes import MEASURE, OUTPUT_FILE, Executor, Job, error_of
 
-__all__ = ["Estimate", "estimate", "setting_of"]
+__all__ = ["MEASURED_FILE", "Estimate", "estimate"]
 
-Setting = tuple[str, str, str | None]
+#: In the folder of a measured run (``adalora.sweeps.child``).
+MEASURED_FILE = "measured.json"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run of a setting takes; ``problem`` says why it could not be measured.
+    """What one run of a group takes; ``problem`` says why it could not be measured.
 
     Attributes:
         seconds: of the whole process: start, training, evaluation.
@@ -36,33 +36,28 @@ class Estimate:
     problem: str | None = None
 
 
-def setting_of(cell: Cell) -> Setting:
-    """Task, method and budget, which decide what a step costs."""
-    return cell.axes["task"], cell.axes["method"], cell.axes["budget"]
-
-
 def estimate(
     cells: Sequence[Cell], executor: Executor, *, noted: Callable[[int, int], None]
-) -> dict[Setting, Estimate]:
-    """Measure one cell of each setting, as many at a time as there will be.
+) -> dict[str, Estimate]:
+    """Measure one cell of each group (``Cell.group``), as many at a time as there will be.
 
     Args:
         cells: of the sweep.
         executor: that will run it.
         noted: called with how many are measured, and of how many.
     """
-    first = {setting_of(cell): cell for cell in reversed(cells)}
-    settings = {cell.id: setting for setting, cell in first.items()}
-    waiting, found = list(first.values()), dict[Setting, Estimate]()
+    first = {cell.group: cell for cell in reversed(cells)}
+    groups = {cell.id: group for group, cell in first.items()}
+    waiting, found = list(first.values()), dict[str, Estimate]()
     with tempfile.TemporaryDirectory(prefix="adalora-estimate-") as folder:
         while len(found) < len(first):
             while waiting and executor.has_room():
                 cell = waiting.pop(0)
                 place = Path(folder) / cell.id
                 place.mkdir()
-                executor.start(Job(cell.id, words(cell.flags), place, "adalora.sweeps.measure"))
+                executor.start(Job(cell.id, words(cell.flags), place, MEASURE))
             for job, status in executor.ended(0.5):
-                found[settings[job.id]] = _read(job.folder, status)
+                found[groups[job.id]] = _read(job.folder, status)
                 noted(len(found), len(first))
     return found
 

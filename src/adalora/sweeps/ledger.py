@@ -2,7 +2,8 @@
 
 Layout: ``sweep.yaml`` (as given), ``plan.json`` (the flags of every cell), ``results.jsonl``,
 ``runs/<id>/``. A line is written whole and flushed to the disk; what a killed process left of one
-is taken off again, and its run found by the record in its folder.
+is taken off again, and its run found by the record in its folder. The line of a run that failed is
+taken out when its flags have changed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -66,33 +67,39 @@ class Ledger:
 
     # ---- the plan ----
 
-    def plan(self, text: str, cells: Sequence[Cell]) -> None:
+    def plan(self, text: str, cells: Sequence[Cell]) -> list[str]:
         """Take a plan over: the file as given, and the cells that it means.
 
         The same sweep may be planned again, with more or fewer cells. A run that was begun with
         other flags starts afresh; one that has finished with other flags is not thrown away.
+
+        Returns:
+            Ids of runs that failed with other flags than they have now: their lines are taken
+            out, so that they are open again, whatever ends this sweep before they have run.
 
         Raises:
             UserError: if a finished run was made with other flags than its cell has now.
         """
         path = self.folder / _PLAN_FILE
         earlier: dict[str, Any] = read_json(path) if path.is_file() else {}
-        for cell in cells:
-            before = earlier.get(cell.id)
-            if before is None or before == dict(cell.flags):
-                continue
-            folder = self.run_folder(cell)
+        changed = [cell for cell in cells if earlier.get(cell.id, cell.flags) != cell.flags]
+        for cell in changed:
+            before, folder = earlier[cell.id], self.run_folder(cell)
             if self._has_finished(cell.id) or (folder / RECORD_FILE).is_file():
                 raise UserError(
                     f"The run {cell.id} in {self.folder} has finished with other flags than it "
                     f"has now ({_difference(before, cell.flags)}); choose another --output, or "
                     "take the change back."
                 )
-            shutil.rmtree(folder, ignore_errors=True)
-            self.results.pop(cell.id, None)
+        for cell in changed:
+            shutil.rmtree(self.run_folder(cell), ignore_errors=True)
+        mended = [cell.id for cell in changed if self.results.pop(cell.id, None) is not None]
+        if mended:
+            _drop(self.folder / RESULTS_FILE, mended)
         write_json(path, earlier | {cell.id: dict(cell.flags) for cell in cells})
         with atomic_write(self.folder / _SPEC_FILE) as new:
             new.write_text(text, encoding="utf-8")
+        return mended
 
     def adopt(self, cells: Sequence[Cell]) -> int:
         """Note the runs that finished while nobody was left to write their line; their number."""
@@ -124,6 +131,14 @@ class Ledger:
             return
         _mend(path)
         self.results |= {result.id: result for result in read_results(path)[0]}
+
+
+def _drop(path: Path, names: Collection[str]) -> None:
+    """Take the lines on the runs ``names`` out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    kept = [line for line in lines if line.strip() and json.loads(line)["id"] not in names]
+    with atomic_write(path) as new:
+        new.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _mend(path: Path) -> None:

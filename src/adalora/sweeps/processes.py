@@ -1,4 +1,4 @@
-"""One run as an operating-system process: its command, how it is ended, and what became of it."""
+"""Runs as processes of this machine: how many fit, their command and end, what became of them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from typing import Protocol
 from adalora.errors import UserError
 from adalora.results.machine import usable_cores
 from adalora.results.record import RECORD_FILE, RunRecord
+from adalora.runtime.memory import available_memory
 from adalora.storage.lock import locked_folder
 from adalora.storage.snapshots import newest_sound
 
 __all__ = [
+    "MEASURE",
     "OUTPUT_FILE",
+    "TRAIN",
     "Executor",
     "Job",
     "LocalProcesses",
@@ -34,7 +37,9 @@ __all__ = [
 ]
 
 OUTPUT_FILE = "output.txt"
-#: A process that is told to end saves a checkpoint first.
+#: What a job runs: a whole run, or a few of its steps.
+TRAIN, MEASURE = ("adalora.sweeps.child", "train"), ("adalora.sweeps.child", "measure")
+#: A process that is asked to end saves a checkpoint first.
 GRACE_SECONDS = 60.0
 #: Every process that could outlive a killed sweep ends by itself within a moment.
 _ORPHAN_SECONDS = 30.0
@@ -43,13 +48,13 @@ _SHOWN_LINES = 4
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is told.
+    """What a process does.
 
     Attributes:
         id: of the cell.
         words: the flags of run_glue.py, but where to write.
         folder: where to write.
-        module: the module of this package that is run with the flags.
+        program: the module that is run, and its words in front of the flags.
         threads: that it computes with.
         environment: variables of its own, such as the GPU that it sees.
     """
@@ -57,13 +62,13 @@ class Job:
     id: str
     words: Sequence[str]
     folder: Path
-    module: str = "adalora.sweeps.child"
+    program: Sequence[str] = TRAIN
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Executor(Protocol):
-    """Where jobs are run; ``local.LocalProcesses`` and ``cluster.RayCluster`` are two."""
+    """Where jobs are run: ``LocalProcesses`` here, and ``cluster.RayCluster``."""
 
     def has_room(self) -> bool:
         """Whether another job may be started now."""
@@ -80,7 +85,7 @@ class Executor(Protocol):
 
 def command_of(job: Job) -> list[str]:
     """The command; -P keeps files of the current folder from standing in for installed packages."""
-    program = [sys.executable, "-P", "-m", job.module]
+    program = [sys.executable, "-P", "-m", *job.program]
     return [*program, *job.words, "--root_output_dir", str(job.folder)]
 
 
@@ -182,20 +187,19 @@ class Room:
 
 
 def room_here(jobs: int | None, threads: int | None = None) -> Room:
-    """What fits on this machine: a run per GPU, or else a run per core while memory lasts.
+    """What fits on this machine: a run per GPU, or else as many as cores and memory allow.
 
     Args:
         jobs: as many as the user asks for; None for as many as fit.
         threads: likewise, of each run; None takes OMP_NUM_THREADS, or shares the cores out.
     """
-    import psutil  # type: ignore[import-untyped]
-
     gpus, cores = _gpus(), usable_cores()
-    in_memory = int(psutil.virtual_memory().available // _RUN_BYTES)
-    slots = jobs or len(gpus) or max(min(cores, in_memory), 1)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    threads = threads or (int(asked) if asked.isdigit() else 0) or max(cores // slots, 1)
-    return Room(slots, threads, gpus)
+    in_environment = os.environ.get("OMP_NUM_THREADS", "")
+    asked = threads or (int(in_environment) if in_environment.isdigit() else 0)
+    # Runs with several threads each fill the cores with fewer runs.
+    fitting = min(cores // (asked or 1), available_memory() // _RUN_BYTES)
+    slots = jobs or len(gpus) or max(fitting, 1)
+    return Room(slots, asked or max(cores // slots, 1), gpus)
 
 
 def _gpus() -> list[str]:
