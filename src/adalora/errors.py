@@ -1,4 +1,4 @@
-"""The exceptions that programs report in one sentence, and how they report them."""
+"""The exceptions that programs report in one sentence, and how they do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _one_line(text: str, most: int = 1200) -> str:
 class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end; the message says where it stood and how to go on.
 
-    No ``Exception``, so that what libraries catch and report as their own failure does not hold it.
+    No ``Exception``, so that libraries which catch and report failures let it through.
 
     Args:
         signal_number: such as ``signal.SIGTERM``; the exit status is 128 more, as in a shell.

@@ -1,6 +1,6 @@
-"""What a machine does to a run, told in one sentence: memory, disks and processes that fail.
+"""Failures of the machine reported in one sentence: memory, disks, other processes of the job.
 
-Nothing is mended here. What was written before is whole (``adalora.storage.snapshots``), so each
+Nothing is repaired here. What was written before is whole (``adalora.storage.snapshots``), so each
 sentence can say how to go on.
 """
 
@@ -34,7 +34,7 @@ _GLOO = "gloo/transport"
 
 @contextmanager
 def report_as_user_error(args: TrainingArguments) -> Iterator[None]:
-    """Turn a fault of the machine into a ``UserError``; every other exception goes its way.
+    """Turn a failure of the machine into a ``UserError``; every other exception passes.
 
     Args:
         args: of the run, for where its checkpoints are and how it goes on.
@@ -61,14 +61,14 @@ def report_as_user_error(args: TrainingArguments) -> Iterator[None]:
 def _quietly(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Without the traceback of a thread that met a disk's refusal (TensorBoard writes in one).
 
-    The main thread meets it too, and tells it.
+    The main thread meets it too, and reports it.
     """
 
-    def told(what: threading.ExceptHookArgs) -> None:
+    def report(what: threading.ExceptHookArgs) -> None:
         if not (isinstance(what.exc_value, OSError) and what.exc_value.errno in _DISK):
             hook(what)
 
-    return told
+    return report
 
 
 def resume_hint(args: TrainingArguments, checkpoint: Path) -> str:

@@ -31,7 +31,7 @@ ADVICE = "torchrun --nproc_per_node=N (or accelerate launch --multi_gpu --num_pr
 #: For a thread of gloo that has lost the processor to let go of what it holds, in seconds.
 _PARTING = 0.2
 
-#: What tells a process its place, in torch's words.
+#: The variables that say which process of which job this is, as torch reads them.
 _PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: How many processes other launchers started; torch takes no notice of them.
 _FOREIGN = {

@@ -1,9 +1,9 @@
-"""A frozen base divided among the processes (``--shard_base``): torch's FSDP2 under its DDP.
+"""A frozen base sharded over the processes (``--shard_base``): torch's FSDP2 under its DDP.
 
 What trains is small and stays whole in every process, its gradients averaged by
 ``DistributedDataParallel`` exactly as without sharding; so do importance, budget, masks, optimizer
 and checkpoints, which know nothing of it. Of the base, which no optimizer touches, each process
-keeps 1/N of every matrix, and gathers a layer when it computes with it, forth and back.
+keeps 1/N of every matrix, and gathers a layer when it computes with it, forward and backward.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def prepare(folder: Path) -> None:
 def start(job: Job) -> subprocess.Popen[bytes]:
     """Start the process in a session of its own, so that a Ctrl-C reaches the sweep alone.
 
-    Its standard input is a pipe from this process, whose end tells it that this process is gone.
+    Its standard input is a pipe from this process, whose end says that this process is gone.
     """
     with (job.folder / OUTPUT_FILE).open("ab") as output:
         return subprocess.Popen(

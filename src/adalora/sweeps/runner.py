@@ -23,11 +23,10 @@ Keep = Literal["all", "best", "none"]
 
 @dataclass(frozen=True)
 class Events:
-    """Whom to tell what happens."""
+    """What is called when a run starts and when one has ended."""
 
     started: Callable[[Cell], None] = field(default=lambda cell: None)
     ended: Callable[[Cell, Result], None] = field(default=lambda cell, result: None)
-    waiting: Callable[[], None] = field(default=lambda: None)
 
 
 def open_cells(ledger: Ledger, cells: Sequence[Cell], *, retry_failed: bool) -> list[Cell]:
@@ -76,7 +75,6 @@ def run_cells(
         for job, status in executor.ended(0.5):
             running -= 1
             end(by_id[job.id], outcome_of(job.folder, status))
-        events.waiting()
 
 
 def main_score(record: RunRecord) -> tuple[str, float] | None:

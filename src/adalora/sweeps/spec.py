@@ -1,4 +1,4 @@
-"""Reading a sweep's YAML file: every mistake in it is told before any run, one sentence each."""
+"""Reading a sweep's YAML file: every mistake in it is reported before any run."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ def check_cells(cells: Sequence[Cell], *, source: str) -> None:
     ids: set[str] = set()
     groups: set[str] = set()
     for cell in cells:
-        # Folders of some systems do not tell capitals from small letters.
+        # Folders of some systems do not distinguish capitals from small letters.
         if cell.id.lower() in ids:
             raise UserError(f"{source}: two runs would have the folder {cell.id}; rename one.")
         ids.add(cell.id.lower())
