@@ -186,7 +186,7 @@ def _work(
     arguments: argparse.Namespace,
 ) -> int:
     from adalora.sweeps.display import Display
-    from adalora.sweeps.runner import Events, open_cells, run_cells, tidy
+    from adalora.sweeps.runner import open_cells, run_cells, tidy
 
     ledger.adopt(cells)
     todo = open_cells(ledger, cells, retry_failed=arguments.retry_failed)
@@ -198,10 +198,17 @@ def _work(
         executor, slots = _executor(arguments)
         with Display(console, total=len(cells), done=done, slots=slots) as display:
             display.expect(todo)
-            events = Events(started=display.started, ended=display.ended)
             try:
                 with _ended_in_order():
-                    run_cells(ledger, cells, todo, executor, keep=arguments.keep, events=events)
+                    run_cells(
+                        ledger,
+                        cells,
+                        todo,
+                        executor,
+                        keep=arguments.keep,
+                        started=display.started,
+                        ended=display.ended,
+                    )
             except _Stopped as stop:
                 stopped = stop.signal_number
             finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from adalora.errors import UserError
@@ -16,17 +15,9 @@ from adalora.sweeps.cells import Cell, words
 from adalora.sweeps.ledger import Ledger
 from adalora.sweeps.processes import Executor, Job, outcome_of, prepare
 
-__all__ = ["Events", "Keep", "main_score", "open_cells", "run_cells", "tidy"]
+__all__ = ["Keep", "main_score", "open_cells", "run_cells", "tidy"]
 
 Keep = Literal["all", "best", "none"]
-
-
-@dataclass(frozen=True)
-class Events:
-    """What is called when a run starts and when one has ended."""
-
-    started: Callable[[Cell], None] = field(default=lambda cell: None)
-    ended: Callable[[Cell, Result], None] = field(default=lambda cell, result: None)
 
 
 def open_cells(ledger: Ledger, cells: Sequence[Cell], *, retry_failed: bool) -> list[Cell]:
@@ -46,9 +37,20 @@ def run_cells(
     executor: Executor,
     *,
     keep: Keep,
-    events: Events,
+    started: Callable[[Cell], None],
+    ended: Callable[[Cell, Result], None],
 ) -> None:
-    """Run ``todo``, cells of ``cells``, to the end, whatever becomes of each."""
+    """Run ``todo``, cells of ``cells``, to the end, whatever becomes of each.
+
+    Args:
+        ledger: where each is noted.
+        cells: of the whole sweep, for which models are kept.
+        todo: those to run.
+        executor: that runs them.
+        keep: models to keep.
+        started: called when a run begins.
+        ended: called when one has ended, one way or the other.
+    """
     by_id, waiting, running = {cell.id: cell for cell in todo}, list(todo), 0
 
     def end(cell: Cell, outcome: RunRecord | str) -> None:
@@ -58,7 +60,7 @@ def run_cells(
             result = Result(cell.id, cell.axes, record=outcome)
         ledger.add(result)
         tidy(ledger, cells, keep)
-        events.ended(cell, result)
+        ended(cell, result)
 
     while waiting or running:
         while waiting and executor.has_room():
@@ -71,7 +73,7 @@ def run_cells(
                 continue
             executor.start(Job(cell.id, words(cell.flags), folder))
             running += 1
-            events.started(cell)
+            started(cell)
         for job, status in executor.ended(0.5):
             running -= 1
             end(by_id[job.id], outcome_of(job.folder, status))
