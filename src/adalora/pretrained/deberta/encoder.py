@@ -16,8 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Model
 
 from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
-from adalora.pretrained.deberta.packing import Packing
-from adalora.pretrained.deberta.reference import relative_buckets
+from adalora.pretrained.deberta.packing import PackedMask, Packing
+from adalora.pretrained.deberta.reference import distance_buckets
 
 __all__ = ["UnpaddedDebertaV2Model"]
 
@@ -91,6 +91,11 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         if attention_mask.dim() != 2:
             return None
         recurring = self._makes_kernels_per_size(inputs.device)
+        if isinstance(attention_mask, PackedMask) and attention_mask.device == inputs.device:
+            packing = attention_mask.packing
+            # On a CPU it costs nothing to pack again, by sizes that this precision wants.
+            if inputs.device.type != "cpu" or packing is None or packing.recurring == recurring:
+                return packing
         return Packing.of(attention_mask, recurring=recurring)
 
     def _makes_kernels_per_size(self, device: torch.device) -> bool:
@@ -142,21 +147,32 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         return everything
 
     def _positions(self, packing: Packing) -> tuple[Tensor | None, Positions]:
-        """The rows of the position table that occur in the batch, and which distance has which."""
+        """The rows of the position table that the batch's distances reach, and which has which."""
         encoder: Any = self.encoder
         length = packing.longest
         device = packing.rows.device
         if not encoder.relative_attention:
-            nowhere = torch.zeros(2 * length - 1, dtype=torch.long, device=device)
-            return None, Positions(nowhere)
-        buckets = relative_buckets(
-            length,
-            buckets=encoder.position_buckets,
-            max_position=encoder.max_relative_positions,
-        )
-        # The first row holds the distances 0, -1, ...; the first column 0, 1, ...
-        distances = torch.cat([buckets[0].flip(0)[:-1], buckets[:, 0]])
-        span = encoder.rel_embeddings.num_embeddings // 2
-        rows, index = (distances + span).clamp(0, 2 * span - 1).unique(return_inverse=True)
-        table = encoder.get_rel_embedding().index_select(0, rows.to(device))
-        return table, Positions(index.to(device))
+            return None, Positions(torch.zeros(2 * length - 1, dtype=torch.long, device=device))
+        first, last, index = self._distances(length, device)
+        table = encoder.get_rel_embedding().narrow(0, first, last - first + 1)
+        return table, Positions(index)
+
+    def _distances(self, length: int, device: torch.device) -> tuple[int, int, Tensor]:
+        """First and last row of the position table for distances below ``length``, and the row of
+        each distance from -(length - 1) on, counted from the first; worked out once per length.
+        """
+        kept: dict[tuple[int, torch.device], tuple[int, int, Tensor]]
+        kept = self.__dict__.setdefault("_distances_kept", {})
+        if (length, device) not in kept:
+            encoder: Any = self.encoder
+            span = encoder.rel_embeddings.num_embeddings // 2
+            buckets = distance_buckets(
+                torch.arange(1 - length, length),
+                buckets=encoder.position_buckets,
+                max_position=encoder.max_relative_positions,
+            )
+            # A bucket never falls as the distance grows, so the rows are side by side.
+            rows = (buckets + span).clamp(0, 2 * span - 1)
+            first, last = int(rows[0]), int(rows[-1])
+            kept[length, device] = first, last, (rows - first).to(device)
+        return kept[length, device]

@@ -1,16 +1,20 @@
-"""The real tokens of a batch, one after the other, and which of them attend to one another."""
+"""The real tokens of a batch, one after the other, and which of them attend to one another.
+
+A packing is worked out on the host, where lengths can be read without waiting for a device: the
+collator does it (``PackedMask``), and all its index tensors travel with the batch in one buffer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Group", "Packing"]
+__all__ = ["Group", "PackedMask", "Packing"]
 
 #: Sequences share a group while at least this share of its positions is real.
 FULLNESS = 0.8
@@ -74,6 +78,7 @@ class Packing:
         filling: rows that hold no token. Nothing reads their states, and no gradient reaches them.
         longest: no group has more positions per sequence.
         groups: all sequences, each in one group.
+        recurring: see ``of``.
     """
 
     batch: int
@@ -82,6 +87,7 @@ class Packing:
     filling: int
     longest: int
     groups: tuple[Group, ...]
+    recurring: bool = False
 
     @classmethod
     def of(cls, mask: Tensor, *, recurring: bool = False) -> Self | None:
@@ -91,11 +97,11 @@ class Packing:
         padding): classifiers read the state at the first position, whatever stands there.
 
         Args:
-            mask: the attention mask.
+            mask: the attention mask. One on an accelerator is copied to the host, which waits.
             recurring: make ``rows``, ``longest`` and the groups' lengths a little larger, so that
                 they are of few sizes, which come again in other batches.
         """
-        real = mask.bool()
+        device, real = mask.device, mask.detach().cpu().bool()
         if real.numel() == 0 or not bool(real[:, 0].all()):
             return None
         batch, length = real.shape
@@ -115,7 +121,29 @@ class Packing:
             widest = max(spans[index] for index in members)
             groups.append(_group(members, widest, counts, real, places))
         rows = torch.cat([tokens, tokens[:1].expand(filling)])
-        return cls(batch, length, rows, filling, longest, tuple(groups))
+        packing = cls(batch, length, rows, filling, longest, tuple(groups), recurring)
+        return packing if device.type == "cpu" else packing.with_index(packing.index().to(device))
+
+    def _parts(self) -> list[Tensor | None]:
+        """Every index tensor, in one order."""
+        tables = ((group.rows, group.real, group.absent) for group in self.groups)
+        return [self.rows, *(part for table in tables for part in table)]
+
+    def index(self) -> Tensor:
+        """All index tensors one after the other, int64, to be moved in one copy."""
+        return torch.cat([part for part in self._parts() if part is not None])
+
+    def with_index(self, index: Tensor) -> Self:
+        """The same packing with its index tensors in ``index``, which ``index()`` gave."""
+        sizes = [0 if part is None else len(part) for part in self._parts()]
+        parts = zip(index.split(sizes), self._parts(), strict=True)
+        _, *moved = [None if old is None else new for new, old in parts]
+        tables = zip(moved[::3], moved[1::3], moved[2::3], strict=True)
+        groups = (
+            replace(group, rows=places, real=real, absent=absent)
+            for group, (places, real, absent) in zip(self.groups, tables, strict=True)
+        )
+        return replace(self, rows=index[: sizes[0]], groups=tuple(groups))
 
     @property
     def tokens(self) -> Tensor:
@@ -137,6 +165,55 @@ class Packing:
             return packed.unflatten(0, sizes)
         flat = packed.new_zeros(self.batch * self.length, *packed.shape[1:])
         return flat.index_copy(0, tokens, packed).unflatten(0, sizes)
+
+
+class PackedMask(Tensor):
+    """An attention mask [batch, length] that knows its packing and takes it along to a device.
+
+    Whatever is computed from it is a plain tensor, so that code which knows nothing of packing
+    finds the mask it expects.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    packing: Packing | None
+    #: The packing's index tensors in one buffer, where the mask is.
+    tables: Tensor | None
+
+    @classmethod
+    def of(cls, mask: Tensor, *, recurring: bool = False) -> Self:
+        """Pack ``mask``, which lies on the host; its packing is None where it has none."""
+        packing = Packing.of(mask, recurring=recurring)
+        return cls._made(mask, packing, None if packing is None else packing.index())
+
+    @classmethod
+    def _made(cls, mask: Tensor, packing: Packing | None, tables: Tensor | None) -> Self:
+        packed = mask.detach().as_subclass(cls)
+        packed.tables = tables
+        packed.packing = None
+        if packing is not None and tables is not None:
+            packed.packing = packing.with_index(tables)
+        return packed
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As a tensor's; the packing goes to the same device."""
+        mask = super().to(*args, **kwargs)
+        tables = self.tables
+        if tables is not None and tables.device != mask.device:
+            tables = tables.to(mask.device, non_blocking=bool(kwargs.get("non_blocking")))
+        return self._made(mask, self.packing, tables)
+
+    def pin_memory(self, *args: Any) -> Self:  # type: ignore[override]
+        """As a tensor's; the packing's buffer is pinned too."""
+        tables = None if self.tables is None else self.tables.pin_memory(*args)
+        return self._made(super().pin_memory(*args), self.packing, tables)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # From a worker of the data loader: a plain tensor travels, and what it knows beside it.
+        return _packed_again, (self.as_subclass(Tensor), self.packing, self.tables)
+
+
+def _packed_again(mask: Tensor, packing: Packing | None, tables: Tensor | None) -> PackedMask:
+    return PackedMask._made(mask, packing, tables)
 
 
 def _multiple(size: int, step: int) -> int:

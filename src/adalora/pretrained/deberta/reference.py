@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["disentangled_scores", "relative_buckets"]
+__all__ = ["disentangled_scores", "distance_buckets", "relative_buckets"]
 
 
 def relative_buckets(
@@ -35,13 +35,24 @@ def relative_buckets(
     """
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
+    return distance_buckets(distance, buckets=buckets, max_position=max_position)
+
+
+def distance_buckets(distance: Tensor, *, buckets: int, max_position: int) -> Tensor:
+    """δ of distances i - j, int64 in any shape; it never falls as the distance grows.
+
+    Args:
+        distance: in tokens.
+        buckets: half the number of buckets; 0 or less keeps every distance as it is.
+        max_position: distance that the last bucket ends at, in tokens.
+    """
     if buckets <= 0 or max_position <= 0:
         return distance
     middle = buckets // 2
     magnitude = distance.abs().clamp(min=middle).float()
     # ceil(log(m / mid) / log((max - 1) / mid) * (mid - 1)) + mid, in float32 as upstream computes
     # it: at a bucket's edge another precision could fall on the other side.
-    span = torch.log(torch.tensor((max_position - 1) / middle, device=device))
+    span = torch.log(torch.tensor((max_position - 1) / middle, device=distance.device))
     logarithmic = torch.ceil(torch.log(magnitude / middle) / span * (middle - 1)) + middle
     far = (logarithmic * distance.sign()).long()
     return torch.where(distance.abs() <= middle, distance, far)
