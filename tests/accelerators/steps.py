@@ -5,6 +5,7 @@ Forward, loss, penalty, backward, clipping, fused AdamW and the allocator, as th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -75,8 +76,13 @@ class Case:
         return "-".join(parts + [name for name, has in extras.items() if has])
 
 
-def build(case: Case) -> tuple[PreTrainedModel, AdaLora | None]:
-    """The adapted model, without dropout so that two precisions can be compared, and its method."""
+def build(
+    case: Case, *, prepare: Callable[[nn.Module], None] | None = None
+) -> tuple[PreTrainedModel, AdaLora | None]:
+    """The adapted model, without dropout so that two precisions can be compared, and its method.
+
+    ``prepare`` moves the model to a device before the method is put over it.
+    """
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": 50,
@@ -84,6 +90,7 @@ def build(case: Case) -> tuple[PreTrainedModel, AdaLora | None]:
         "intermediate_size": 48,
         "max_position_embeddings": 32,
         "num_labels": 3,
+        "problem_type": "single_label_classification",
         **NO_DROPOUT,
     }
     model: PreTrainedModel
@@ -118,6 +125,8 @@ def build(case: Case) -> tuple[PreTrainedModel, AdaLora | None]:
     if case.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    if prepare is not None:
+        prepare(model)
     adaptation = None
     if case.method in ("frd", "svd"):
         settings = AdaLoraSettings(

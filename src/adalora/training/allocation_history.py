@@ -58,8 +58,8 @@ class AllocationHistory:
         """Triplets kept per matrix, int32 [matrices]; one sum for all, as it is done often."""
         flat = torch.cat(list(survivors.values()))
         if self._owners is None:
-            lengths = torch.tensor([len(kept) for kept in survivors.values()])
-            self._owners = torch.arange(len(lengths)).repeat_interleave(lengths).to(flat.device)
+            owners = [n for n, kept in enumerate(survivors.values()) for _ in range(len(kept))]
+            self._owners = torch.tensor(owners).to(flat.device)
         counts = torch.zeros(len(survivors), dtype=torch.int32, device=flat.device)
         return counts.index_add_(0, self._owners, flat.to(torch.int32))
 

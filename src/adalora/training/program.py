@@ -101,7 +101,7 @@ def train_and_evaluate(
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,
         processing_class=tokenizer,
-        data_collator=build_collator(tokenizer, training),
+        data_collator=build_collator(tokenizer, training, model),
         compute_metrics=partial(task_metrics, data),
     )
     parts = RunParts(arguments, data, splits, tokenizer, adaptation, trainer, writer)

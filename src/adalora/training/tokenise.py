@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from filelock import FileLock
+from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adalora.glue.load import TaskData
+from adalora.pretrained.deberta.encoder import is_unpadded
+from adalora.pretrained.deberta.packing import PackedMask
 from adalora.training.arguments.inputs import DataArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
-__all__ = ["build_collator", "tokenise"]
+__all__ = ["PackingCollator", "build_collator", "tokenise"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +155,36 @@ def _cache_file(split: Dataset, settings: tuple[Any, ...]) -> str | None:
     return str(folder / f"{Hasher.hash([split._fingerprint, *settings])}.arrow")
 
 
+@dataclass
+class PackingCollator(DataCollatorWithPadding):  # type: ignore[misc]
+    """Pads a batch, and works out its packing while the lengths are on the host.
+
+    ``recurring`` is that of ``Packing.of``.
+    """
+
+    recurring: bool = False
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        """The batch, with a ``PackedMask`` for its attention mask."""
+        batch = super().__call__(features)
+        mask = batch["attention_mask"]
+        batch["attention_mask"] = PackedMask.of(mask, recurring=self.recurring)
+        return batch
+
+
 def build_collator(
-    tokenizer: PreTrainedTokenizerBase, training: AdaLoraTrainingArguments
+    tokenizer: PreTrainedTokenizerBase, training: AdaLoraTrainingArguments, model: nn.Module
 ) -> DataCollatorWithPadding:
-    """Pad each batch to its longest text; to multiples of 8 where half precision gains by it."""
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training.fp16 else None)
+    """Pad each batch to its longest text, and pack it for a model that computes no padding.
+
+    Padding is to multiples of 8 where half precision gains by it.
+    """
+    multiple = 8 if training.fp16 else None
+    if training.torch_compile or not any(map(is_unpadded, model.modules())):
+        return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+    half = training.bf16 or next(model.parameters()).dtype.itemsize == 2
+    return PackingCollator(
+        tokenizer,
+        pad_to_multiple_of=multiple,
+        recurring=half and training.device.type == "cpu",
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.accelerators.steps import Case, batch, build
 from torch import Tensor
 
 from adalora.pretrained.deberta.packing import PackedMask, Packing
@@ -90,3 +91,12 @@ def test_it_can_be_saved_as_a_mask() -> None:
     torch.save(PackedMask.of(_mask((3, 2))).as_subclass(Tensor), file)
     file.seek(0)
     assert torch.equal(torch.load(file), _mask((3, 2)))
+
+
+def test_a_model_answers_it_as_it_answers_the_mask() -> None:
+    case = Case("svd", low=None)
+    model, _ = build(case)
+    inputs = batch()
+    plain = model(**inputs).logits
+    packed = model(**{**inputs, "attention_mask": PackedMask.of(inputs["attention_mask"])}).logits
+    assert torch.equal(plain, packed)

@@ -19,7 +19,7 @@ from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
 from adalora.pretrained.deberta.packing import PackedMask, Packing
 from adalora.pretrained.deberta.reference import distance_buckets
 
-__all__ = ["UnpaddedDebertaV2Model"]
+__all__ = ["UnpaddedDebertaV2Model", "is_unpadded"]
 
 
 class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
@@ -176,3 +176,8 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             first, last = int(rows[0]), int(rows[-1])
             kept[length, device] = first, last, (rows - first).to(device)
         return kept[length, device]
+
+
+def is_unpadded(module: torch.nn.Module) -> bool:
+    """Whether this is an encoder that runs on the real tokens only."""
+    return isinstance(module, UnpaddedDebertaV2Model) and module.unpad

@@ -1,0 +1,202 @@
+"""Whole training steps on an accelerator that does not exist, as a program of its own.
+
+A Python backend under PyTorch's ``PrivateUse1`` key gives a device ("accel") whose tensors have
+shapes, dtypes and a place, and no values (``FakeTensorMode``); its autocast follows CUDA's lists.
+A step fails where tensors of two devices meet, where a dtype is wrong under autocast, and where the
+host would read a value, which on a real device is a wait. Copies from the host within a step are
+counted too. What the collator makes (the packing) is handed over as it would arrive.
+
+    python -m tests.accelerators.fake_device NAME ...     a line of JSON per case, all without names
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import sys
+import traceback
+import warnings
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import torch
+from tests.accelerators.cuda_autocast import register_policy
+from tests.accelerators.steps import METHODS, Case, batch, build, training_step
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
+from transformers.models.deberta_v2 import modeling_deberta_v2
+
+from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
+from adalora.pretrained.deberta.packing import Packing
+
+__all__ = ["CASES", "DEVICE"]
+
+DEVICE = "accel"
+_WAYS = [("deberta", True), ("deberta", False), ("bert", False)]
+_LOW = [torch.bfloat16, torch.float16, None]
+_EXTRAS: list[dict[str, Any]] = [
+    {"accumulation": 2},
+    {"checkpointing": True},
+    {"base_dtype": torch.bfloat16},
+    {"smoothing": 0.1},
+    {"consistency": 1.0},
+]
+#: Every method by every way and dtype, and the two widest methods with every extra.
+CASES = {
+    str(case): case
+    for case in [
+        *(
+            Case(method, encoder=encoder, unpadded=unpadded, low=low)
+            for method, (encoder, unpadded), low in product(METHODS, _WAYS, _LOW)
+        ),
+        *(
+            replace(Case(method, encoder=encoder, unpadded=unpadded), **extra)
+            for extra, method, (encoder, unpadded) in product(_EXTRAS, ("svd", "dora"), _WAYS)
+        ),
+    ]
+}
+
+
+class _Backend(_DummyBackendModule):  # type: ignore[misc]
+    """What autocast and checkpointing ask a backend for."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+    def is_bf16_supported(self, *_: Any) -> bool:
+        return True
+
+    def get_rng_state(self, *_: Any) -> Tensor:
+        return torch.empty(0)
+
+    def set_rng_state(self, *_: Any) -> None:
+        pass
+
+
+class _Watch(TorchDispatchMode):
+    """Counts what is dispatched, and names the places where data of the host enters the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dispatched = 0
+        self.copies: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.dispatched += 1
+        result = function(*args, **(kwargs or {}))
+        source = next((value for value in args if isinstance(value, Tensor)), None)
+        if (
+            isinstance(result, Tensor)
+            and source is not None
+            and (source.device.type, result.device.type) == ("cpu", DEVICE)
+            and source.dim() > 0
+        ):
+            self.copies[_place()] += 1
+        return result
+
+
+def _place() -> str:
+    """The innermost line of the project in the stack."""
+    for frame in reversed(traceback.extract_stack()):
+        for root in ("/src/adalora/", "/loralib/loralib/"):
+            if root in frame.filename:
+                return f"{frame.filename.split(root)[1]}:{frame.lineno}"
+    return "elsewhere"
+
+
+def _there(tensor: Any) -> Any:
+    """A tensor of the same shape and dtype on the device; None stays None."""
+    if tensor is None:
+        return None
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=DEVICE)
+
+
+def _move(model: nn.Module) -> None:
+    """Put a model made on the host on the device (``Module.to`` cannot swap fake parameters)."""
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                moved = nn.Parameter(_there(parameter), requires_grad=parameter.requires_grad)
+                module._parameters[name] = moved
+        for name, buffer in list(module._buffers.items()):
+            module._buffers[name] = _there(buffer)
+
+
+def _hand_over_the_packing(packing: Packing) -> None:
+    """Let the encoder find what the collator sends, and the distances as kept from before."""
+    with unset_fake_temporarily():
+        index = packing.index()
+    arrived = packing.with_index(_there(index))
+
+    def distances(self: Any, length: int, device: torch.device) -> tuple[int, int, Tensor]:
+        with unset_fake_temporarily():
+            first, last, rows = host(self, length, torch.device("cpu"))
+        return first, last, _there(rows)
+
+    host = UnpaddedDebertaV2Model._distances
+    UnpaddedDebertaV2Model._packing = lambda *_: arrived  # type: ignore[method-assign]
+    UnpaddedDebertaV2Model._distances = distances  # type: ignore[method-assign]
+
+
+def _relative_positions(query: Tensor, key: Tensor, *_: Any, **__: Any) -> Tensor:
+    """In the place of the installed model's: a scripted function takes no fake tensors."""
+    return _there(torch.empty(1, query.size(-2), key.size(-2), dtype=torch.long, device="meta"))
+
+
+def _step(case: Case) -> dict[str, Any]:
+    with unset_fake_temporarily():
+        inputs = batch()
+        packing = Packing.of(inputs["attention_mask"])
+    assert packing is not None
+    model, adaptation = build(case, prepare=_move)
+    kept = (UnpaddedDebertaV2Model._packing, UnpaddedDebertaV2Model._distances)
+    if case.unpadded:
+        _hand_over_the_packing(packing)
+    watch = _Watch()
+    try:
+        with watch:
+            here = {name: _there(value) for name, value in inputs.items()}
+            loss, gradients = training_step(model, adaptation, here, case)
+        where = {loss.device.type, *(gradient.device.type for gradient in gradients.values())}
+        return {
+            "passed": where == {DEVICE},
+            "why": "" if where == {DEVICE} else f"results on {sorted(where)}",
+            "dispatched": watch.dispatched,
+            "copies": dict(watch.copies),
+        }
+    except Exception as error:  # the point of the program is to say which
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "/torch/" not in frame.filename and not frame.filename.endswith("fake_device.py")
+        ]
+        places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-4:]]
+        return {"passed": False, "why": f"{type(error).__name__}: {str(error)[:300]} at {places}"}
+    finally:
+        UnpaddedDebertaV2Model._packing, UnpaddedDebertaV2Model._distances = kept  # type: ignore[method-assign]
+
+
+def main(names: list[str]) -> None:
+    """Take one step of each case and print what came of it."""
+    warnings.filterwarnings("ignore")
+    _setup_privateuseone_for_python_backend(DEVICE, backend_module=_Backend())
+    modeling_deberta_v2.build_relative_position = _relative_positions
+    library = torch.library.Library("aten", "IMPL")
+    fallback = torch.library.Library("_", "IMPL")
+    fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    register_policy(library, "AutocastPrivateUse1", DEVICE, low=True)
+    for name in names or CASES:
+        with FakeTensorMode(allow_non_fake_inputs=False):
+            print(json.dumps({"case": name, **_step(CASES[name])}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

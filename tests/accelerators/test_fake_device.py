@@ -1,0 +1,42 @@
+"""A step on a device that does not exist: no mixed devices, no wrong dtype, no value read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.accelerators.fake_device import CASES
+
+#: Made at the first allocation of a run, from what the host knows.
+ONCE_PER_RUN = {"training/allocation_history.py"}
+
+
+@pytest.fixture(scope="module")
+def steps(project_root: Path) -> dict[str, dict[str, Any]]:
+    """What came of each case; registering a device changes a process for good, so in another."""
+    paths = [str(project_root / part) for part in ("src", "loralib", ".")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.accelerators.fake_device"],
+        cwd=project_root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["case"]: line for line in lines}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_meets_one_device_and_waits_for_nothing(
+    name: str, steps: dict[str, dict[str, Any]]
+) -> None:
+    assert steps[name]["passed"], steps[name]["why"]
+    assert {place.split(":")[0] for place in steps[name]["copies"]} <= ONCE_PER_RUN
