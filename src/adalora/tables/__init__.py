@@ -1,1 +1,1 @@
-"""Results of many runs as tables: differences with intervals, grids, and their renderings."""
+"""Finished runs as tables: grids of text, the paper's rows, two runs compared, and renderings."""
