@@ -5,7 +5,7 @@ AdaLoRA (arXiv 2303.10512) algorithm 1, in the order of the published code (Qing
 and when the schedule says so all but the best b(t) triplets have their singular value set to zero.
 They keep receiving gradient, so that a triplet can come back before the final phase, in which
 importance stands still. A step with a gradient that is not finite is no step for importance, while
-the schedule goes on by its index. Selection is one sort on the device; nothing waits for the host.
+the schedule continues. Selection is one sort on the device; nothing waits for the host.
 
 The variants: what is scored (``importance``), what a budget buys (``selection``), and what is
 masked in which kind of layer (``ranked``).

@@ -133,7 +133,7 @@ def _drop_if_damaged(file: str | None) -> None:
 
 
 def _contents(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """All that decides the tokens of a text; None for a tokenizer that cannot tell."""
+    """All that decides the tokens of a text; None for a tokenizer that does not say."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None

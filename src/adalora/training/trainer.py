@@ -114,8 +114,8 @@ class AdaLoraTrainer(ResumableTrainer):
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
         """DistributedDataParallel over a sharded base, which accelerate would refuse to wrap."""
         wrapped = super()._wrap_model(model, training, dataloader)
-        divided = training and getattr(self.args, "shard_base", False)
-        if not divided or wrapped is not self.model:
+        sharded = training and getattr(self.args, "shard_base", False)
+        if not sharded or wrapped is not self.model:
             return wrapped
         prepared = self.accelerator.prepare_model(wrapped, evaluation_mode=True)
         options = self.accelerator.ddp_handler.to_kwargs() if self.accelerator.ddp_handler else {}

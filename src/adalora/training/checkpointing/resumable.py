@@ -83,7 +83,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate or predict; training goes on as if it had not been."""
+        """Evaluate or predict; training continues as if it had not been."""
         with random_state_kept(), self.training_time.evaluation():
             return super().evaluation_loop(*args, **kwargs)
 
@@ -106,7 +106,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 raise
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside, and give it its name when every process has written its part.
+        """Write a checkpoint to a staging folder, and rename it when every process is done.
 
         Raises:
             UserError: if a process could not write; the earlier checkpoints are as they were.
@@ -116,18 +116,18 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         target = folder / f"checkpoint-{self.state.global_step}"
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)
-        aside = staging_folder(target)
+        staging = staging_folder(target)
         writes = bool(self.args.should_save)
         memories = self._gather_memories()
         try:
-            self._in_every_process(target, lambda: _empty(aside) if writes else None)
+            self._in_every_process(target, lambda: _empty(staging) if writes else None)
             self._in_every_process(
-                target, lambda: self._write_parts(aside, memories) if writes else None
+                target, lambda: self._write_parts(staging, memories) if writes else None
             )
             self._in_every_process(target, lambda: self._publish(target) if writes else None)
         except UserError:
             if writes:
-                shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
             raise
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
