@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from adalora.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
@@ -27,7 +29,7 @@ DOCUMENTS = sorted(
 )
 #: Where a path may begin that a document gives.
 STARTS = ("", "src", "src/adalora", "loralib", "tests", "docs")
-COMMANDS = ROOT / "src" / "adalora" / "commands"
+ROOMS = ROOT / "src" / "adalora"
 
 
 def read(document: str) -> str:
@@ -209,15 +211,18 @@ def is_known(command: str, flag: str) -> bool:
     name = flag.partition("=")[0]
     if command in ("train", "plan") and name.removeprefix("--") in flags_of_runs():
         return True
-    modules = [COMMANDS / f"{command}{tail}.py" for tail in ("", "_")] + [COMMANDS / "flags.py"]
-    return any(f'"{name}"' in path.read_text(encoding="utf-8") for path in modules if path.exists())
+    modules = (COMMANDS[command].module, "flags")
+    return any(
+        f'"{name}"' in (ROOMS / "commands" / f"{module}.py").read_text(encoding="utf-8")
+        for module in modules
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_their_flags_are_known(document: str) -> None:
     unknown = []
     for command, flags in commands_in(read(document)):
-        if not any((COMMANDS / f"{command}{tail}.py").exists() for tail in ("", "_")):
+        if command not in COMMANDS:
             unknown.append(f"adalora {command}")
             continue
         own = flags[: flags.index("--")] if "--" in flags else flags
