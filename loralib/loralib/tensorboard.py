@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .ranked import RankedLayer
 
-__all__ = ["write_allocation", "write_orthogonality"]
-
 
 def write_allocation(
     writer: Any,

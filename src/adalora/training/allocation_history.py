@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_ALLOCATIONS", "AllocationHistory"]
-
 MOST_ALLOCATIONS = 200
 
 

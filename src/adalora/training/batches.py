@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-__all__ = ["GroupedByLength", "Share", "first_rows", "share_of"]
-
 
 @dataclass(frozen=True)
 class Share:

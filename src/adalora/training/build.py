@@ -28,18 +28,6 @@ from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.peft_adaptation import PeftAdaLora
 from adalora.training.protocol import Adaptation
 
-__all__ = [
-    "adapt",
-    "build_adaptation",
-    "build_model",
-    "build_tokenizer",
-    "count_steps",
-    "data_source",
-    "seed_everything",
-    "summary_writer",
-    "training_steps",
-]
-
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     """The tokenizer that the flags name."""

@@ -28,14 +28,6 @@ from adalora.errors import UserError
 from adalora.training.optimizer import advance_scheduler
 from adalora.training.protocol import Adaptation
 
-__all__ = [
-    "AdaLoraCallback",
-    "LearningRateByStep",
-    "LogLastStep",
-    "StopEarly",
-    "TrainingTime",
-]
-
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     """Calls an ``AdaLora`` at the right moments of a Trainer's life."""

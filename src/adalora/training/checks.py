@@ -10,11 +10,6 @@ from adalora.glue.load import TaskData
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.build import training_steps
 
-__all__ = [
-    "check_combination",
-    "check_schedule",
-]
-
 
 def check_combination(arguments: RunArguments, data: TaskData) -> None:
     """Refuse what would train nothing, or something else than it says.

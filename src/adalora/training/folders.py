@@ -30,8 +30,6 @@ _RESULTS = (
     *("eval_results_*.json", "eval_predictions_*.tsv", "test_results_*.txt"),
 )
 
-__all__ = ["clear_earlier_run", "configure_logging", "find_checkpoint", "hold_folder"]
-
 
 @contextmanager
 def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:

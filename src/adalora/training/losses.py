@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["StepExamples", "consistency_loss", "mask_tokens"]
-
 
 @dataclass(frozen=True)
 class StepExamples:

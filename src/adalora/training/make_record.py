@@ -24,15 +24,6 @@ from adalora.training.callbacks import TrainingTime
 from adalora.training.run_parts import Evaluated, RunParts, Trained
 from loralib.base import LoRALayer
 
-__all__ = [
-    "HISTORY_FILE",
-    "fingerprint",
-    "given_flags",
-    "make_record",
-    "metric_values",
-    "write_history",
-]
-
 HISTORY_FILE = "history.json"
 #: What the Trainer reports in addition to the metrics of a task.
 _NO_METRICS = ("loss", "samples", "runtime", "samples_per_second", "steps_per_second", "model_")

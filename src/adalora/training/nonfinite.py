@@ -17,8 +17,6 @@ from torch import Tensor
 
 from adalora.errors import UserError
 
-__all__ = ["MOST_IN_A_ROW", "BadSteps"]
-
 logger = logging.getLogger(__name__)
 
 #: So many in a row are no accident of one batch.

@@ -18,13 +18,6 @@ import loralib
 from adalora.errors import UserError
 from adalora.storage.files import listed
 
-__all__ = [
-    "advance_scheduler",
-    "load_optimizer",
-    "optimizer_state",
-    "raise_learning_rate",
-]
-
 
 def optimizer_state(optimizer: Any, model: nn.Module) -> dict[str, Any]:
     """State of ``optimizer`` over the parameters of ``model``.

@@ -20,8 +20,6 @@ from adalora.errors import UserError
 from adalora.training.allocation_history import AllocationHistory
 from adalora.training.protocol import AdaLoraSettings, AllocationCounts, Losses
 
-__all__ = ["PeftAdaLora"]
-
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 

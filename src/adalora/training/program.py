@@ -37,8 +37,6 @@ from adalora.training.run_parts import Evaluated, RunParts, Trained, task_metric
 from adalora.training.tokenise import build_collator, tokenise
 from adalora.training.trainer import AdaLoraTrainer
 
-__all__ = ["run", "train_and_evaluate"]
-
 
 def run(
     argv: Sequence[str] | None,

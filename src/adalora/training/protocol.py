@@ -18,8 +18,6 @@ from adalora.training.allocation_history import AllocationHistory
 from loralib import BudgetSchedule, make_schedule
 from loralib.allocator import check_method
 
-__all__ = ["AdaLoraSettings", "Adaptation", "AllocationCounts", "Losses"]
-
 
 @dataclass(frozen=True)
 class AdaLoraSettings:

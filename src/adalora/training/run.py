@@ -24,8 +24,6 @@ from adalora.training.arguments.parser import RunArguments
 from adalora.training.make_record import fingerprint, make_record, write_history
 from adalora.training.run_parts import Answers, Evaluated, RunParts, Trained, decide
 
-__all__ = ["evaluate", "finish", "next_commands", "predict", "save", "train"]
-
 
 def train(parts: RunParts, checkpoint: str | None) -> Trained:
     """Train, from the start or from ``checkpoint``; write what was found and the artefact."""

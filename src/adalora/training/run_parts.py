@@ -19,8 +19,6 @@ from adalora.training.arguments.parser import RunArguments
 from adalora.training.protocol import Adaptation
 from adalora.training.trainer import AdaLoraTrainer
 
-__all__ = ["Answers", "Evaluated", "RunParts", "Trained", "decide", "task_metrics"]
-
 
 @dataclass(frozen=True)
 class RunParts:

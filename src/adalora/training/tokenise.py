@@ -29,8 +29,6 @@ from adalora.pretrained.deberta.packing import PackedMask
 from adalora.training.arguments.inputs import DataArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
-__all__ = ["PackingCollator", "build_collator", "tokenise"]
-
 logger = logging.getLogger(__name__)
 
 

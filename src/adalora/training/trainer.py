@@ -34,8 +34,6 @@ from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.optimizer import raise_learning_rate
 from adalora.training.protocol import Adaptation
 
-__all__ = ["AdaLoraTrainer"]
-
 
 class AdaLoraTrainer(ResumableTrainer):
     """A Trainer for adapted models.

@@ -11,9 +11,6 @@ from adalora.errors import UserError
 from adalora.glue.tasks import NO_DATA
 from adalora.validation import COUNT, Interval, check_flags
 
-__all__ = ["DataArguments", "ModelArguments", "flag"]
-
-
 BASE_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,

@@ -16,8 +16,6 @@ from adalora.training.protocol import AdaLoraSettings
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags, check_needs
 from loralib import SCORES
 
-__all__ = ["MethodArguments"]
-
 _LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 _START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"

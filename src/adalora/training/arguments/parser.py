@@ -24,8 +24,6 @@ from adalora.training.arguments.inputs import DataArguments, ModelArguments
 from adalora.training.arguments.method import MethodArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
-__all__ = ["RunArguments", "parse_arguments"]
-
 #: Flags of the original's transformers fork that cannot mean anything today, and why.
 RETIRED_FLAGS = {
     "fp16_opt_level": "it chose an NVIDIA apex level; use --fp16 or --bf16",

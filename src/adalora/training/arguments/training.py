@@ -22,8 +22,6 @@ from adalora.runtime.launch import (
 from adalora.training.arguments.inputs import flag
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags
 
-__all__ = ["AdaLoraTrainingArguments"]
-
 logger = logging.getLogger(__name__)
 
 _SEED = Interval(0, 2**32 - 1)

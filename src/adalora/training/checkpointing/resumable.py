@@ -44,8 +44,6 @@ from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer import advance_scheduler, load_optimizer, optimizer_state
 from adalora.training.protocol import Adaptation
 
-__all__ = ["ResumableTrainer"]
-
 logger = logging.getLogger(__name__)
 
 TRAINABLE_FILE = "trainable.safetensors"

@@ -14,8 +14,6 @@ from typing import Any
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.protocol import Adaptation
 
-__all__ = ["differences", "resume_settings", "trainer_settings"]
-
 #: Fields of TrainingArguments that change what is computed.
 _TRAINING = (
     "seed data_seed full_determinism use_deterministic_algorithms "

@@ -22,15 +22,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from adalora.training.nonfinite import BadSteps
 
-__all__ = [
-    "Continuation",
-    "RunningMean",
-    "best_checkpoint",
-    "random_state",
-    "random_state_kept",
-    "set_random_state",
-]
-
 _REMEMBERED = (
     *("random", "random_at_epoch_start"),
     *("loss_sum", "loss_total", "last_logged_step", "penalty_sum", "penalty_count"),
