@@ -27,13 +27,7 @@ from torch import Tensor, nn
 from adalora.errors import UserError
 from adalora.training.allocation_history import AllocationHistory
 from adalora.training.protocol import AdaLoraSettings, AllocationCounts, Losses
-from loralib import (
-    Linear,
-    RankAllocator,
-    SVDLinear,
-    compute_frd_orth_regu,
-    orthogonality,
-)
+from loralib import Linear, RankAllocator, SVDLinear, compute_frd_orth_regu, orthogonality
 
 __all__ = ["AdaLora", "AdaLoraSettings"]
 

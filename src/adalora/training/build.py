@@ -129,10 +129,7 @@ def build_adaptation(
     if not method.apply_lora or not (method.allocates or method.reg_orth_coef):
         return None
     return AdaLora(
-        model,
-        method.settings,
-        writer=writer,
-        log_interval=method.tb_writter_loginterval,
+        model, method.settings, writer=writer, log_interval=method.tb_writter_loginterval
     )
 
 

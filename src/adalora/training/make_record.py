@@ -79,9 +79,7 @@ def make_record(
         mask_events=0 if allocated is None else allocated.mask_events,
         rank_pattern=pattern,
         hardware=hardware(
-            device=training.device,
-            precision=_precision(arguments),
-            processes=training.world_size,
+            device=training.device, precision=_precision(arguments), processes=training.world_size
         ),
         versions=versions(*(("peft",) if getattr(arguments.method, "peft_config", None) else ())),
         revision=revision(),

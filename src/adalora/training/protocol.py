@@ -72,10 +72,7 @@ class AdaLoraSettings:
 
     def steps(self, total_steps: int) -> tuple[int, int]:
         """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
-        return (
-            _as_steps(self.init_warmup, total_steps),
-            _as_steps(self.final_warmup, total_steps),
-        )
+        return (_as_steps(self.init_warmup, total_steps), _as_steps(self.final_warmup, total_steps))
 
     def schedule(self, total_rank: int, matrices: int, total_steps: int) -> BudgetSchedule:
         """The budget over a run (paper §3.3 and appendix A).

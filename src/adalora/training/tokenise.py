@@ -182,7 +182,5 @@ def build_collator(
         return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
     half = training.bf16 or next(model.parameters()).dtype.itemsize == 2
     return PackingCollator(
-        tokenizer,
-        pad_to_multiple_of=multiple,
-        recurring=half and training.device.type == "cpu",
+        tokenizer, pad_to_multiple_of=multiple, recurring=half and training.device.type == "cpu"
     )

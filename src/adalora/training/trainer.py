@@ -23,12 +23,7 @@ from adalora.runtime.failures import batch_in_memory
 from adalora.runtime.launch import check_job
 from adalora.runtime.sharding import replicate_trained, shard_base
 from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
-from adalora.training.callbacks import (
-    AdaLoraCallback,
-    LearningRateByStep,
-    LogLastStep,
-    StopEarly,
-)
+from adalora.training.callbacks import AdaLoraCallback, LearningRateByStep, LogLastStep, StopEarly
 from adalora.training.checkpointing.resumable import ResumableTrainer
 from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.optimizer import raise_learning_rate

@@ -12,9 +12,4 @@ from adalora.training.arguments.inputs import DataArguments, ModelArguments
 from adalora.training.arguments.method import MethodArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
-__all__ = [
-    "AdaLoraTrainingArguments",
-    "DataArguments",
-    "MethodArguments",
-    "ModelArguments",
-]
+__all__ = ["AdaLoraTrainingArguments", "DataArguments", "MethodArguments", "ModelArguments"]

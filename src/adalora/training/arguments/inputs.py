@@ -11,11 +11,7 @@ from adalora.errors import UserError
 from adalora.glue.tasks import NO_DATA
 from adalora.validation import COUNT, Interval, check_flags
 
-BASE_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+BASE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def flag(default: Any, text: str, *, aliases: tuple[str, ...] = ()) -> Any:

@@ -52,11 +52,7 @@ def resume_settings(arguments: RunArguments) -> dict[str, Any]:
 
 
 def trainer_settings(
-    training: Any,
-    *,
-    examples: int | None,
-    total_steps: int,
-    adaptation: Adaptation | None,
+    training: Any, *, examples: int | None, total_steps: int, adaptation: Adaptation | None
 ) -> dict[str, Any]:
     """The settings that a Trainer knows, by the name of the flag where there is one.
 
