@@ -104,8 +104,7 @@ def main(flags: Sequence[str]) -> int:
         records += lines
     if arguments.paper == "ablation":
         from adalora.tables.grids import paper_grid
-        from adalora.tables.paper import paper_base_model, paper_table
-        from adalora.tables.render import paper_records
+        from adalora.tables.paper import paper_base_model, paper_records, paper_table
 
         for name in ("table4", "table5"):
             grids.append(paper_grid(name))
@@ -123,8 +122,8 @@ def _of_base(
     from adalora.results.differences import differences, find_row
     from adalora.results.scores import EPOCHS, score_table
     from adalora.tables.grids import difference_grid, parameter_grid, score_grid
-    from adalora.tables.paper import paper_base_model, paper_table
-    from adalora.tables.render import difference_records, paper_records, score_records
+    from adalora.tables.paper import paper_base_model, paper_records, paper_table
+    from adalora.tables.render import difference_records, score_records
 
     is_papers = rows[0].base_model in (paper_base_model(), Path(paper_base_model()).name)
     has_paper = arguments.paper == "table1" or (is_papers and arguments.paper != "none")

@@ -1,15 +1,16 @@
-"""The rows of the AdaLoRA paper's tables, as printed (``paper.yaml``)."""
+"""The rows of the AdaLoRA paper's tables, as printed (``paper.yaml``), and as lines of CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-__all__ = ["PaperTable", "paper_base_model", "paper_table"]
+__all__ = ["PaperTable", "paper_base_model", "paper_records", "paper_table"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,16 @@ def paper_table(name: str) -> PaperTable:
         for method, size, *figures in content["rows"]
     }
     return PaperTable(f"{content['title']}, {_file()['source']}", rows)
+
+
+def paper_records(name: str, table: PaperTable, base_model: str) -> Iterator[dict[str, Any]]:
+    """One record for each figure that the paper prints."""
+    for (method, size), figures in table.rows.items():
+        for column, value in figures.items():
+            yield {
+                "table": f"paper, {name}",
+                "base_model": base_model,
+                "method": f"{method} {size}",
+                "column": column,
+                "mean": value,
+            }

@@ -17,7 +17,6 @@ from adalora.results.columns import CONVENTIONS
 from adalora.results.differences import Difference, Differences
 from adalora.results.rows import Row, Spread
 from adalora.results.scores import ScoreTable
-from adalora.tables.paper import PaperTable
 
 __all__ = [
     "FORMATS",
@@ -26,7 +25,6 @@ __all__ = [
     "difference_records",
     "latex",
     "markdown",
-    "paper_records",
     "print_grid",
     "score_records",
 ]
@@ -223,16 +221,3 @@ def difference_records(found: Differences, level: float) -> Iterator[Record]:
             "level": level,
             "interval": "none" if one.low is None else "full" if one.examples else "seeds alone",
         }
-
-
-def paper_records(name: str, table: PaperTable, base_model: str) -> Iterator[Record]:
-    """One record for each figure that the paper prints."""
-    for (method, size), figures in table.rows.items():
-        for column, value in figures.items():
-            yield {
-                "table": f"paper, {name}",
-                "base_model": base_model,
-                "method": f"{method} {size}",
-                "column": column,
-                "mean": value,
-            }
