@@ -122,17 +122,23 @@ class LoRALayer(_ModuleMixin):
     def merge(self) -> None:
         """Add the update into ``weight``, keeping a copy of the base; merging twice equals once.
 
-        The sum is taken in the wider of the two dtypes and rounded once.
+        The sum is rounded once, to the base's dtype.
         """
         if self.merged:
             return
         if self.has_adapter:
-            base = self.weight.detach()
-            self._base_weight = base.clone()
+            self._base_weight = self.weight.detach().clone()
             # In place: parameters shared with another module, and addresses held by captured
             # graphs, stay valid.
-            base.copy_(base + self._stored_delta())
+            self.weight.detach().copy_(self.merged_weight())
         self.merged = True
+
+    @torch.no_grad()
+    def merged_weight(self) -> Tensor:
+        """Base plus update in the layout of ``weight``, in the wider of their dtypes."""
+        if self.merged or not self.has_adapter:
+            return self.weight.detach()
+        return self.weight.detach() + self._stored_delta()
 
     @torch.no_grad()
     def unmerge(self) -> None:

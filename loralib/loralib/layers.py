@@ -145,6 +145,8 @@ class Embedding(LoRALayer, nn.Embedding):
         ValueError: if ``max_norm`` is given with ``r > 0``.
     """
 
+    ZERO_FACTOR: ClassVar[str] = "lora_A"
+
     def __init__(
         self,
         num_embeddings: int,

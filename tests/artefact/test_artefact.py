@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from adalora.adapters.bottleneck import add_bottleneck
-from adalora.adapters.freeze import count_parameters, freeze_base
+from adalora.adapters.count import count_parameters
+from adalora.adapters.freeze import freeze_base
 from adalora.adapters.head import is_head, widen_head
 from adalora.adapters.lora import add_lora
 from adalora.artefact.description import Description, read_description
@@ -143,7 +144,7 @@ def test_a_half_precision_base_comes_back_in_half_precision(tiny, batch, same, t
     assert loaded.dtype == torch.bfloat16
     assert {p.dtype for n, p in loaded.named_parameters() if is_head(loaded, n)} == {torch.float32}
     same(loaded, model, batch)
-    same(load_artefact(tmp_path / "run", beside=first).model, model, batch)
+    same(load_artefact(tmp_path / "run", sibling=first).model, model, batch)
 
 
 def test_a_regression_model_round_trips(trained, batch, same, tmp_path):

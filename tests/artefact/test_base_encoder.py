@@ -175,8 +175,8 @@ def test_saving_a_merged_model_writes_the_same_artefact(tiny, tmp_path):
 def test_artefacts_on_a_shared_base_are_as_if_alone(tiny, batch, same, tmp_path, model_type):
     runs = [trained(tiny, tmp_path, method, model_type) for method in ("bitfit", "lora")]
     first = load_artefact(runs[0])
-    second = load_artefact(runs[1], beside=first)
-    third = load_artefact(runs[0], beside=first)
+    second = load_artefact(runs[1], sibling=first)
+    third = load_artefact(runs[0], sibling=first)
     same(second.model, load_artefact(runs[1]).model, batch)
     same(third.model, first.model, batch)
     same(first.model, load_artefact(runs[0]).model, batch)
@@ -191,4 +191,4 @@ def test_a_base_of_another_architecture_is_refused(tiny, tmp_path):
     one = load_artefact(trained(tiny, tmp_path / "one", model_type="roberta"))
     run = trained(tiny, tmp_path)
     with pytest.raises(UserError, match="trained on a bert model, and the base in memory is a rob"):
-        load_artefact(run, beside=one)
+        load_artefact(run, sibling=one)

@@ -45,12 +45,13 @@ def describe(model, base, **changes):
     )
 
 
-def save(run, model, base, *, overwrite=False, **changes):
+def save(run, model, base, *, overwrite=False, lineage=None, **changes):
     return save_artefact(
         run,
         model,
         tokenizer=None,
         description=describe(model, base, **changes),
+        lineage=lineage,
         overwrite=overwrite,
     )
 
@@ -466,22 +467,22 @@ def test_a_second_writer_is_refused_and_a_dead_ones_leavings_are_removed(tiny, r
 
 def test_lineage_names_what_a_model_started_from_and_what_that_started_from(tiny, run, tmp_path):
     second = build(tiny, tmp_path / "base")
-    load_lora(second, run)
-    one = save(tmp_path / "second", second, tmp_path / "base")
+    start = load_lora(second, run)
+    one = save(tmp_path / "second", second, tmp_path / "base", lineage=start.origins)
     (origin,) = one.lineage
     assert origin.path == str(run.resolve())
     assert origin.sha256 == hashlib.sha256((run / A).read_bytes()).hexdigest()
     assert origin.method == "test"
     third = build(tiny, tmp_path / "base")
-    load_lora(third, tmp_path / "second")
-    two = save(tmp_path / "third", third, tmp_path / "base")
+    start = load_lora(third, tmp_path / "second")
+    two = save(tmp_path / "third", third, tmp_path / "base", lineage=start.origins)
     assert [o.path for o in two.lineage] == [str(tmp_path / "second"), str(run)]
     assert load_artefact(tmp_path / "third").description.lineage == two.lineage
     # And from the original's file, of which no more is known than its bytes.
     torch.save(third.state_dict(), tmp_path / "lora.bin")
     fourth = build(tiny, tmp_path / "base")
-    load_lora(fourth, tmp_path / "lora.bin")
-    (origin,) = save(tmp_path / "fourth", fourth, tmp_path / "base").lineage
+    start = load_lora(fourth, tmp_path / "lora.bin")
+    (origin,) = save(tmp_path / "fourth", fourth, tmp_path / "base", lineage=start.origins).lineage
     assert (origin.path, origin.method) == (str(tmp_path / "lora.bin"), None)
     assert save(tmp_path / "fifth", build(tiny, tmp_path / "base"), tmp_path / "base").lineage == ()
 

@@ -64,7 +64,7 @@ def test_every_form_gives_the_stored_function(tiny, batch, same, tmp_path, lora_
     else:
         path = store(model, tmp_path / "run")
     fresh = adapted(tiny, lora_type)
-    filled = load_lora(fresh, path)
+    filled = load_lora(fresh, path).filled
     assert len([name for name in filled if ".lora_" in name]) == (
         4 * 3 if lora_type == "svd" else 8
     )
@@ -150,7 +150,7 @@ def without(state, end):
         (lambda s: s | {"far.lora_A": torch.zeros(1)}, "LoRA parameters of far, which"),
         (
             lambda s: {k: v[:, :-1] if k.endswith("lora_A") else v for k, v in s.items()},
-            r"lora_A in .* has shape \[4, 15\], which does not fit the model's \[4, 16\]",
+            r"lora_A has shape \[4, 15\], which does not fit the model's \[4, 16\]",
         ),
         (
             lambda s: {k: v[0] if k.endswith("lora_A") else v for k, v in s.items()},

@@ -16,7 +16,7 @@ from adalora.cli import main
 from adalora.errors import UserError
 from adalora.export import convert as source
 from adalora.export import formats
-from adalora.export import peft_lora as lora
+from adalora.export import peft_write as lora
 from adalora.export.convert import export_run
 from adalora.export.formats import FORMATS, find_format
 
@@ -31,7 +31,7 @@ def run(run_of, tmp_path):
 @pytest.mark.parametrize("to", list(FORMATS))
 def test_every_format_has_what_the_table_promises(to):
     exporter = FORMATS[to].exporter(to)
-    for name in ("refuse", "write", "read", "usage"):
+    for name in ("write", "read", "usage"):
         assert callable(getattr(exporter, name))
 
 
@@ -141,12 +141,12 @@ def test_an_existing_target_is_replaced_only_with_force_and_only_by_a_complete_o
     before = tree(out)
     with pytest.raises(UserError, match="exists already; name another place, or replace it with"):
         export_run(run, to="lora", output=out)
-    honest = lora.read
-    monkeypatch.setattr(lora, "read", lambda artefact, target: lambda batch: torch.zeros(1))
+    honest = lora.LoraFolder.read
+    monkeypatch.setattr(lora.LoraFolder, "read", lambda *_: lambda batch: torch.zeros(1))
     with pytest.raises(UserError, match="Nothing was written"):
         export_run(run, to="lora", output=out, force=True)
     assert tree(out) == before
-    monkeypatch.setattr(lora, "read", honest)
+    monkeypatch.setattr(lora.LoraFolder, "read", honest)
     export_run(run, to="lora", output=out, force=True)
     assert "config.json" not in tree(out)
     assert "adapter_config.json" in tree(out)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from adalora.artefact.reader import load_artefact
 from adalora.cli import main
-from adalora.export import onnx
+from adalora.export import plain
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra adalora[export]")
 pytest.importorskip("onnxscript", reason="needs the extra adalora[export]")
@@ -42,7 +42,7 @@ def test_onnx_runtime_gets_the_same_logits_at_five_shapes_and_the_command_says_s
     run_of, expected_of, difference, tmp_path, monkeypatch, capfd, name, method, bypass, files
 ):
     if len(files) > 1:
-        monkeypatch.setattr(onnx, "_LARGEST_SINGLE_FILE", 0)
+        monkeypatch.setattr(plain, "_LARGEST_SINGLE_FILE", 0)
     run, out = run_of(name, method, bypass=bypass), tmp_path / "out"
     batches, expected = expected_of(run)
     assert len({batch["input_ids"].shape for batch in batches}) == 5
@@ -80,7 +80,7 @@ def test_the_model_is_as_it_was_even_if_the_exporter_fails(run_of, tmp_path, mon
 
     monkeypatch.setattr(torch.onnx, "export", fail)
     with pytest.raises(RuntimeError, match="the exporter fails"):
-        onnx.write(artefact, tmp_path / "out")
+        plain.Onnx().write(artefact, tmp_path / "out")
     assert seen == [(False, {True})]
     after = model.state_dict()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []

@@ -129,12 +129,12 @@ def test_where_every_matrix_has_rank_0_peft_adalora_and_merged_remain(
 @pytest.mark.parametrize(
     ("method", "settings", "to", "message"),
     [
-        ("frd", {}, "peft-adalora", "without singular values.*--to lora"),
-        ("pruned", {}, "peft-adalora", "without singular values.*--to lora"),
-        ("houlsby", {}, "lora", "trained by houlsby and has no LoRA.*--to onnx"),
-        ("full", {}, "lora", "trained by full and has no LoRA to write as lora.*--to merged"),
-        ("bitfit", {}, "peft-adalora", "has no LoRA.*--to merged"),
-        ("svd+bitfit", {}, "lora", "trained bitfit beside LoRA.*--to merged"),
+        ("frd", {}, "peft-adalora", "LoRA (frd), which peft-adalora does not hold;.*--to lora"),
+        ("pruned", {}, "peft-adalora", "LoRA (frd), which peft-adalora does not hold;.*--to lora"),
+        ("houlsby", {}, "lora", "bottleneck adapters (houlsby), which lora does.*with --to onnx"),
+        ("full", {}, "lora", "trained the whole model, which lora does not hold;.*--to merged"),
+        ("bitfit", {}, "peft-adalora", "the encoder's biases, which peft-ada.*--to merged"),
+        ("svd+bitfit", {}, "lora", "LoRA (svd) and the encoder's biases, which lora.*--to merged"),
         ("svd", {"bypass": True}, "lora", "--position_query_bypass"),
         ("svd", {"bypass": True}, "peft-adalora", "--position_query_bypass"),
     ],

@@ -166,7 +166,7 @@ def test_a_run_builds_every_base_model_with_both(tmp_path: Path) -> None:
         "0.2",
     ]
     arguments = parse_arguments(flags, program="adalora train")
-    model = build_model(arguments, load_data(data_source(arguments)))
+    model = build_model(arguments, load_data(data_source(arguments))).model
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert {type(module) for module in dropouts} == {FastDropout}
     assert {module.p for module in dropouts} == {0.1, 0.2}

@@ -18,7 +18,8 @@ from tests.models import DEBERTA_V3, NO_DROPOUT, tiny_config
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from adalora.adapters.freeze import count_parameters, head_names
+from adalora.adapters.count import count_parameters
+from adalora.adapters.head import head_names
 from adalora.adapters.merge import merge_adapters
 from adalora.adapters.peft_method import is_peft
 from adalora.artefact.description import Description
@@ -120,7 +121,7 @@ def adapted(base_of: Callable[[str], Path]) -> Callable[[str, str], tuple[nn.Mod
         torch.manual_seed(2)
         base = load_classifier(str(base_of(model_type)), num_labels=2).eval()
         method = MethodArguments(**CASES[name].flags)
-        return base, adapt(copy.deepcopy(base), method, total_steps=40).eval()
+        return base, adapt(copy.deepcopy(base), method, total_steps=40).model.eval()
 
     return make
 
@@ -396,7 +397,7 @@ def test_a_model_without_memory_can_be_planned(base_of: Any, name: str) -> None:
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(base_of("bert"))
         model = AutoModelForSequenceClassification.from_config(config)
-    model = adapt(model, MethodArguments(**CASES[name].flags), total_steps=40)
+    model = adapt(model, MethodArguments(**CASES[name].flags), total_steps=40).model
     counts = count_parameters(model)
     assert counts.adapter_initial == (CASES[name].parameters or counts.total - counts.head)
 
@@ -415,7 +416,7 @@ def test_a_run_goes_on_from_a_dora_artefact(
     description = Description.of(model, base_model=str(base_of("bert")), method="DoRA")
     save_artefact(tmp_path / "run", model, tokenizer=None, description=description)
     flags = {**LORA, "lora_type": "dora", "lora_r": RANK + 1, "lora_path": str(tmp_path / "run")}
-    further = adapt(adapted("bert", "full")[0], MethodArguments(**flags)).eval()
+    further = adapt(adapted("bert", "full")[0], MethodArguments(**flags)).model.eval()
     torch.testing.assert_close(
         further(**inputs_of(batch)).logits, model(**inputs_of(batch)).logits, rtol=1e-5, atol=1e-5
     )

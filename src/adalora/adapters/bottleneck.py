@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,17 @@ from adalora.adapters.head import base_path
 from adalora.errors import UserError
 from loralib.base import adapter_dtype
 
-__all__ = ["AdapterType", "Bottleneck", "OutputWithBottleneck", "add_bottleneck"]
+__all__ = [
+    "ADAPTER_TYPES",
+    "AdapterType",
+    "Bottleneck",
+    "OutputWithBottleneck",
+    "add_bottleneck",
+    "bottlenecks",
+]
 
 AdapterType = Literal["houlsby", "pfeiffer"]
+ADAPTER_TYPES = get_args(AdapterType)
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"houlsby": F.silu, "pfeiffer": F.relu}
 # The output blocks, each a dense layer, a dropout and a LayerNorm over the residual sum.
@@ -114,8 +122,7 @@ def add_bottleneck(model: nn.Module, *, adapter_type: AdapterType, adapter_size:
         raise UserError(f"adapter_type {adapter_type!r} is unknown; choose houlsby or pfeiffer.")
     if adapter_size < 1:
         raise UserError(f"adapter_size must be at least 1, and is {adapter_size}.")
-    present = [path for path, module in model.named_modules() if isinstance(module, Bottleneck)]
-    if present:
+    if present := list(bottlenecks(model)):
         raise UserError(
             f"The model already has bottleneck adapters, the first at {present[0]}; load the base "
             "model again to adapt it differently."
@@ -148,6 +155,11 @@ def add_bottleneck(model: nn.Module, *, adapter_type: AdapterType, adapter_size:
         wrapped.train(block.training)
         setattr(model.get_submodule(parent_path), name, wrapped)
     return [f"{path}.adapter" for path in blocks]
+
+
+def bottlenecks(model: nn.Module) -> dict[str, Bottleneck]:
+    """Path -> bottleneck adapter, in model order."""
+    return {p: module for p, module in model.named_modules() if isinstance(module, Bottleneck)}
 
 
 def _is_output_block(module: nn.Module) -> bool:

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
 from torch import nn
 
-import loralib
-from adalora.adapters.bottleneck import Bottleneck
-from adalora.adapters.head import is_head
+from adalora.adapters.head import head_names, is_head
+from adalora.adapters.kinds import METHODS, PARTS, Method
+from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "ParameterCounts",
-    "adapter_names",
-    "count_parameters",
-    "freeze_base",
-    "head_names",
-]
-
-Method = Literal["lora", "bottleneck", "bitfit", "full"]
-METHODS = ("lora", "bottleneck", "bitfit", "full")
-
-_FACTORS = ("lora_A", "lora_B", "lora_E", "lora_magnitude")
-
-
-def head_names(model: nn.Module) -> list[str]:
-    """Names of the parameters of pooler and classifier, which every method trains whole."""
-    return [name for name, _ in model.named_parameters() if is_head(model, name)]
-
-
-def adapter_names(model: nn.Module, method: str) -> list[str]:
-    """Names of the parameters that ``lora`` or ``bottleneck`` added to the model."""
-    if method == "lora":
-        return [
-            f"{path}.{factor}"
-            for path, module in model.named_modules()
-            if isinstance(module, loralib.LoRALayer)
-            for factor in _FACTORS
-            if factor in module._parameters
-        ]
-    return [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, Bottleneck)
-        for name, _ in module.named_parameters()
-    ]
+__all__ = ["freeze_base", "trained_parts"]
 
 
 def freeze_base(model: nn.Module, *, train: Method | Sequence[Method]) -> list[str]:
@@ -71,7 +33,15 @@ def freeze_base(model: nn.Module, *, train: Method | Sequence[Method]) -> list[s
         raise UserError(f"No method to train was named; choose from {', '.join(METHODS)}.")
     trained = set(head_names(model))
     for method in methods:
-        trained |= _method_names(model, method)
+        if method not in METHODS:
+            raise UserError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
+        found = PARTS[method].parameters(model)
+        if PARTS[method].added and not found:
+            raise UserError(
+                f"The model has no {method} adapters to train; call "
+                f"adalora.adapters.add_{method} first."
+            )
+        trained |= set(found)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
         if name not in trained:
@@ -79,101 +49,18 @@ def freeze_base(model: nn.Module, *, train: Method | Sequence[Method]) -> list[s
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def _method_names(model: nn.Module, method: str) -> set[str]:
-    names = [name for name, _ in model.named_parameters()]
-    if method == "full":
-        # ``ranknum`` is a count that the original stores as a parameter; nothing trains it.
-        return {name for name in names if name.rpartition(".")[2] != "ranknum"}
-    if method == "bitfit":
-        # DeBERTa v1 calls two of them q_bias and v_bias.
-        return {name for name in names if name.endswith("bias") and not is_head(model, name)} - set(
-            adapter_names(model, "bottleneck")
-        )
-    if method in ("lora", "bottleneck"):
-        found = set(adapter_names(model, method))
-        if not found:
-            raise UserError(
-                f"The model has no {method} adapters to train; call "
-                f"adalora.adapters.add_{method} first."
-            )
-        return found
-    raise UserError(f"Unknown method {method!r}; choose from {', '.join(METHODS)}.")
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Numbers of parameters of one model.
-
-    ``adapter_initial`` counts what trains outside the head; ``adapter_kept`` the same after
-    pruning; ``head`` the pooler and the classifier; ``trainable`` all that requires a gradient;
-    ``total`` the whole model as it is in memory.
-    """
-
-    adapter_initial: int
-    adapter_kept: int
-    head: int
-    trainable: int
-    total: int
-
-
-def count_parameters(
-    model: nn.Module, rank_pattern: Mapping[str, int] | None = None
-) -> ParameterCounts:
-    """Count the parameters of a model that ``freeze_base`` has prepared.
-
-    A triplet of an [out, in] matrix is ``in + out + 1`` parameters: a row of Q, a column of P and
-    a singular value. Departure: the original's log counts ``in + out``. A doublet of plain LoRA
-    has no singular value.
-
-    Args:
-        model: with its adapters, and frozen where it does not train.
-        rank_pattern: ``<module>.lora_E`` -> triplets kept; None if nothing was pruned.
-
-    Raises:
-        UserError: if the pattern names a matrix that the model does not have, or keeps more
-            triplets than it has.
-    """
-    head = trainable = total = initial = 0
-    for name, parameter in model.named_parameters():
-        # Counts that are stored as parameters, and the head that PEFT keeps as it was before.
-        if {"ranknum", "original_module"} & set(name.split(".")):
-            continue
-        total += parameter.numel()
-        in_head = is_head(model, name)
-        head += parameter.numel() if in_head else 0
-        if parameter.requires_grad:
-            trainable += parameter.numel()
-            initial += 0 if in_head else parameter.numel()
-    kept = initial - _pruned(model, rank_pattern or {})
-    return ParameterCounts(
-        adapter_initial=initial, adapter_kept=kept, head=head, trainable=trainable, total=total
-    )
-
-
-def _pruned(model: nn.Module, rank_pattern: Mapping[str, int]) -> int:
-    triplets = _triplets(model)
-    pruned = 0
-    for key, rank in rank_pattern.items():
-        if key not in triplets:
-            raise UserError(f"The rank pattern names {key!r}, and the model has no such matrix.")
-        most, size = triplets[key]
-        if not 0 <= rank <= most:
-            raise UserError(f"The rank pattern keeps {rank} triplets of {key!r}, of {most}.")
-        pruned += (most - rank) * size
-    return pruned
-
-
-def _triplets(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """``<module>.lora_E`` -> triplets there, parameters of one; of our layers and of PEFT's."""
-    found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, loralib.SVDLinear) and module.has_adapter:
-            found[f"{path}.lora_E"] = (module.r, module.in_features + module.out_features + 1)
-        elif isinstance(module, loralib.Linear) and module.has_adapter:
-            found[f"{path}.lora_E"] = (module.r, module.in_features + module.out_features)
-        elif isinstance(getattr(module, "lora_E", None), nn.ParameterDict):
-            layer: Any = module
-            rank, inputs = layer.lora_A["default"].shape
-            size = inputs + layer.lora_B["default"].shape[0] + 1
-            found[f"{path.removeprefix('base_model.model.')}.lora_E"] = (rank, size)
-    return found
+def trained_parts(model: nn.Module) -> tuple[str, ...]:
+    """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
+    if is_peft(model):
+        return ("peft",)
+    training = {name for name, p in model.named_parameters() if p.requires_grad}
+    parts = []
+    for name in ("lora", "bottleneck"):
+        added = set(PARTS[name].parameters(model))
+        if added & training:
+            parts.append(name)
+        training -= added
+    base = [name for name in training if not is_head(model, name)]
+    if base:
+        parts.append("bitfit" if all(name.endswith("bias") for name in base) else "full")
+    return tuple(parts)

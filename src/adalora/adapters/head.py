@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from loralib.base import adapter_dtype
 
-__all__ = ["base_path", "head_modules", "is_head", "widen_head"]
+__all__ = ["base_path", "head_modules", "head_names", "is_head", "widen_head"]
 
 # Where PEFT's models hold the classifier; one of prompts has no tuner in between.
 _PEFT_WRAPPER = re.compile(r"base_model\.(model\.)?")
-# The prompts that PEFT trains stand beside the classifier.
+# The prompts that PEFT trains are parameters of its wrapper, not of the classifier.
 _PEFT_PROMPTS = "prompt_encoder"
 
 
@@ -30,7 +30,7 @@ def base_path(model: nn.Module) -> str:
 def is_head(model: nn.Module, path: str) -> bool:
     """Whether a module or a parameter at ``path`` belongs to the pooler or the classifier.
 
-    BERT keeps its pooler inside the encoder, DeBERTa beside it; both are trained from the task.
+    BERT keeps its pooler inside the encoder, DeBERTa outside; both are trained from the task.
     The classifier may be one that PEFT has wrapped.
     """
     base = base_path(model)
@@ -45,15 +45,19 @@ def is_head(model: nn.Module, path: str) -> bool:
     return path == "pooler" or path.startswith("pooler.")
 
 
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the parameters of pooler and classifier, which every method trains whole."""
+    return [name for name, _ in model.named_parameters() if is_head(model, name)]
+
+
 def head_modules(model: nn.Module) -> list[str]:
     """Paths of pooler and classifier, each the outermost module that is all head."""
     prefix = f"{base_path(model)}."
     found = []
-    for name, _ in model.named_parameters():
-        if is_head(model, name):
-            # BERT's pooler lies inside the encoder, one step further down than other heads.
-            steps = 2 if name.startswith(prefix) else 1
-            found.append(".".join(name.split(".")[:steps]))
+    for name in head_names(model):
+        # BERT's pooler lies inside the encoder, one step further down than other heads.
+        steps = 2 if name.startswith(prefix) else 1
+        found.append(".".join(name.split(".")[:steps]))
     return list(dict.fromkeys(found))
 
 

@@ -9,32 +9,22 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import loralib
 from adalora.errors import UserError
+from loralib.base import LinearAdapter
 
 __all__ = [
     "INITIALISATIONS",
     "Initialisation",
     "initialise",
-    "stored_alpha",
-    "update_scale",
-    "with_anchor",
 ]
 
 Initialisation = Literal["gaussian", "lora", "orthogonal", "pissa"]
 INITIALISATIONS = get_args(Initialisation)
 
 
-def update_scale(layer: loralib.Linear | loralib.SVDLinear) -> float:
-    """What the product of the factors of ``layer`` is multiplied by."""
-    if isinstance(layer, loralib.SVDLinear):
-        return float(layer.scaling) / (float(layer.ranknum) + 1e-5)
-    return float(layer.scaling)
-
-
-def initialise(layer: loralib.Linear | loralib.SVDLinear, start: str, *, path: str = "") -> None:
+def initialise(layer: LinearAdapter, start: str, *, path: str = "") -> None:
     """Draw or compute the starting factors of ``layer``, which has those of its constructor.
 
     Args:
@@ -56,22 +46,22 @@ def initialise(layer: loralib.Linear | loralib.SVDLinear, start: str, *, path: s
 
 
 @torch.no_grad()
-def _like_lora(layer: loralib.Linear | loralib.SVDLinear) -> None:
-    """With ``svd``: ``lora_A`` as torch draws a Linear, ``lora_E`` at one, ``lora_B`` at zero.
+def _like_lora(layer: LinearAdapter) -> None:
+    """``lora_A`` as torch draws a Linear, ``lora_E`` at one, ``lora_B`` at zero.
 
     That is the start of plain LoRA, which ``frd`` has anyway, and the update starts at zero by
     ``lora_B`` instead of ``lora_E``. As published, a triplet starts between two random directions
     and one number has to grow before they turn; here the whole of ``lora_B`` follows the gradient
     from the first step on.
     """
-    if isinstance(layer, loralib.SVDLinear):
+    if layer.ZERO_FACTOR != "lora_B":
         nn.init.kaiming_uniform_(layer.lora_A, a=math.sqrt(5))
-        nn.init.ones_(layer.lora_E)
+        nn.init.ones_(layer.factors()[layer.ZERO_FACTOR])
         nn.init.zeros_(layer.lora_B)
 
 
 @torch.no_grad()
-def _orthogonal(layer: loralib.Linear | loralib.SVDLinear) -> None:
+def _orthogonal(layer: LinearAdapter) -> None:
     """Orthonormal rows of ``lora_A`` [r, in]; with ``svd``, columns of ``lora_B`` [out, r] too.
 
     They are the Q of a Gaussian matrix's QR decomposition, so the orthogonality penalty starts at
@@ -79,11 +69,11 @@ def _orthogonal(layer: loralib.Linear | loralib.SVDLinear) -> None:
     most of their steps on. The update starts at zero as ever, by ``lora_E`` or ``lora_B``.
     """
     nn.init.orthogonal_(layer.lora_A)
-    if isinstance(layer, loralib.SVDLinear):
+    if layer.ZERO_FACTOR != "lora_B":
         nn.init.orthogonal_(layer.lora_B)
 
 
-def _check_principal(layer: loralib.Linear | loralib.SVDLinear, path: str) -> None:
+def _check_principal(layer: LinearAdapter, path: str) -> None:
     if layer.scaling <= 0:
         raise UserError(f"lora_init pissa divides by lora_alpha, and it is {layer.lora_alpha:g}.")
     largest = min(layer.in_features, layer.out_features)
@@ -95,54 +85,14 @@ def _check_principal(layer: loralib.Linear | loralib.SVDLinear, path: str) -> No
 
 
 @torch.no_grad()
-def _principal(layer: loralib.Linear | loralib.SVDLinear) -> None:
+def _principal(layer: LinearAdapter) -> None:
     """PiSSA (arXiv 2404.02948, eq. 2-4): the factors hold the largest ``r`` singular triplets.
 
     W = U S Vᵀ. ``frd``: A = √S Vᵀ and B = U √S, the scale taken out of both halves alike. ``svd``:
     P = U, Λ = S over the scale, Q = Vᵀ, so P and Q are orthonormal. The residual W - U S Vᵀ is kept
-    as the base beside a frozen copy of these factors (``LinearAdapter.anchor``).
+    as the base with a frozen copy of these factors (``LinearAdapter.anchor``).
     """
-    rank, scale = layer.r, update_scale(layer)
-    weight = layer.weight.T if layer.fan_in_fan_out else layer.weight
-    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-    left, values, right = left[:, :rank], values[:rank] / scale, right[:rank]
-    if isinstance(layer, loralib.SVDLinear):
-        layer.lora_E.copy_(values.unsqueeze(1))
-    else:
-        root = values.sqrt()
-        left, right = left * root, root.unsqueeze(1) * right
-    layer.lora_A.copy_(right)
-    layer.lora_B.copy_(left)
+    left, values, right = torch.linalg.svd(layer.base_weight().float(), full_matrices=False)
+    rank = layer.r
+    layer.set_product(left[:, :rank], values[:rank] / layer.scale, right[:rank])
     layer.anchor()
-
-
-def stored_alpha(layer: loralib.Linear | loralib.SVDLinear) -> float:
-    """The ``lora_alpha`` that gives twice the rank the scale of ``layer``."""
-    scale = update_scale(layer)
-    if isinstance(layer, loralib.SVDLinear):
-        return scale * (2 * float(layer.ranknum) + 1e-5)
-    return scale * 2 * layer.r
-
-
-@torch.no_grad()
-def with_anchor(
-    layer: loralib.Linear | loralib.SVDLinear, factors: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """``factors`` of an anchored layer, followed by those that are taken off.
-
-    Args:
-        layer: anchored.
-        factors: ``lora_A`` [k, in], ``lora_B`` [out, k] and with ``svd`` ``lora_E`` [k, 1].
-
-    Returns:
-        Likewise, of k + r triplets.
-    """
-    down, up = layer.lora_anchor_A / update_scale(layer), layer.lora_anchor_B
-    stored = {"lora_A": torch.cat([factors["lora_A"], down])}
-    if "lora_E" in factors:
-        ones = factors["lora_E"].new_ones(len(down), 1)
-        stored["lora_E"] = torch.cat([factors["lora_E"], -ones])
-        stored["lora_B"] = torch.cat([factors["lora_B"], up], dim=1)
-    else:
-        stored["lora_B"] = torch.cat([factors["lora_B"], -up], dim=1)
-    return stored

@@ -1,39 +1,25 @@
-"""Putting LoRA (``frd``), AdaLoRA (``svd``) and DoRA layers in the place of linear ones."""
+"""Putting LoRA layers of a kind (``adalora.adapters.kinds``) in the place of linear ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 from torch import nn
 
 import loralib
 from adalora.adapters.initialise import Initialisation, initialise
+from adalora.adapters.kinds import LORA_KINDS
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
-__all__ = [
-    "LORA_LAYERS",
-    "LoRAType",
-    "RankedLayer",
-    "add_lora",
-    "lora_type_of",
-    "replace_module",
-]
-
-LoRAType = Literal["frd", "svd", "dora"]
-RankedLayer = loralib.Linear | loralib.SVDLinear
-LORA_LAYERS: dict[str, type[RankedLayer]] = {
-    "frd": loralib.Linear,
-    "svd": loralib.SVDLinear,
-    "dora": loralib.DoRALinear,
-}
+__all__ = ["add_lora", "replace_module"]
 
 
 def add_lora(
     model: nn.Module,
     *,
-    lora_type: LoRAType,
+    lora_type: str,
     targets: Sequence[str],
     init_rank: int,
     lora_alpha: float,
@@ -47,7 +33,8 @@ def add_lora(
 
     Args:
         model: a loaded model without LoRA layers.
-        lora_type: ``frd`` (W + BA, plain LoRA), ``svd`` (W + PΛQ, AdaLoRA §3.1) or ``dora``.
+        lora_type: of ``LORA_KINDS``: ``frd`` (W + BA, plain LoRA), ``svd`` (W + PΛQ, AdaLoRA
+            §3.1), ``dora``.
         targets: names, as in ``find_targets``.
         init_rank: triplets per matrix, at least 1.
         lora_alpha: scale numerator; the scale is ``lora_alpha / init_rank``.
@@ -61,8 +48,8 @@ def add_lora(
         UserError: if a value is out of its range, a name matches nothing, the rank is above a
             matrix's smaller side, or the model already has LoRA layers.
     """
-    if lora_type not in LORA_LAYERS:
-        raise UserError(f"lora_type {lora_type!r} is unknown; choose {', '.join(LORA_LAYERS)}.")
+    if lora_type not in LORA_KINDS:
+        raise UserError(f"lora_type {lora_type!r} is unknown; choose {', '.join(LORA_KINDS)}.")
     if init_rank < 1:
         raise UserError(f"The initial rank (lora_r) must be at least 1, and is {init_rank}.")
     if not 0 <= lora_dropout < 1:
@@ -84,7 +71,7 @@ def add_lora(
                 f"lora_r {init_rank} is above the largest rank of {path}, which is {largest} "
                 f"({linear.out_features} x {linear.in_features}); lower it."
             )
-    layer_class = LORA_LAYERS[lora_type]
+    layer_class = LORA_KINDS[lora_type].layer
     for path, module in found.items():
         layer = layer_class.from_linear(
             cast(nn.Linear, module),
@@ -95,12 +82,6 @@ def add_lora(
         initialise(layer, lora_init, path=path)
         replace_module(model, path, layer)
     return list(found)
-
-
-def lora_type_of(layer: nn.Module) -> LoRAType:
-    """The type whose layer ``layer`` is; a DoRA layer is a Linear, so the last class decides."""
-    found = [name for name, kind in LORA_LAYERS.items() if isinstance(layer, kind)]
-    return cast(LoRAType, found[-1])
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

@@ -10,12 +10,12 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import loralib
-from adalora.adapters.bottleneck import Bottleneck
-from adalora.adapters.freeze import head_names
+from adalora.adapters.head import head_names
+from adalora.adapters.kinds import PARTS, lora_layers
 from adalora.adapters.lora import replace_module
 from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
+from loralib.base import LinearAdapter
 
 __all__ = [
     "base_without_head",
@@ -40,16 +40,16 @@ def merge_adapters(model: nn.Module) -> int:
         raise UserError(
             "This model was trained by PEFT and is merged by PEFT alone (merge_and_unload)."
         )
-    if any(isinstance(module, Bottleneck) for module in modules.values()):
+    if PARTS["bottleneck"].parameters(model):
         raise UserError("Bottleneck adapters are layers of their own and cannot be merged.")
     if any(getattr(module, "position_query_bypass", False) for module in modules.values()):
         raise UserError(
             "This model was trained with --position_query_bypass: its positional query uses the "
-            "base weight beside the adapted one, so it cannot be merged exactly."
+            "base weight as well as the adapted one, so it cannot be merged exactly."
         )
     merged = 0
     for path, module in modules.items():
-        if isinstance(module, loralib.Linear | loralib.SVDLinear):
+        if isinstance(module, LinearAdapter):
             module.merge()
             layer: Any = nn.Linear(module.in_features, module.out_features, device="meta")
             layer.weight, layer.bias = module.weight, module.bias
@@ -66,9 +66,8 @@ def merged_model(model: PreTrainedModel) -> PreTrainedModel:
         model: in float32 or wider, without bottleneck adapters.
     """
     state = model.state_dict()
-    for path, module in model.named_modules():
-        if isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter:
-            state[f"{path}.weight"] = module.weight + module.delta_weight()
+    for path, layer in lora_layers(model).items():
+        state[f"{path}.weight"] = layer.merged_weight()
     return _installed(model, state)
 
 

@@ -1,7 +1,7 @@
 """Any method of PEFT on a loaded classifier, from a JSON file: the floor to compare with.
 
 The file holds what PEFT's own ``adapter_config.json`` holds: ``peft_type`` and the arguments of
-that method's configuration class. Ours beside it: a list of ``target_modules`` may hold this
+that method's configuration class. In addition, a list of ``target_modules`` may hold this
 project's names (``query``, ``layer.output`` ...), which mean the same matrices in every
 architecture; pooler and classifier are always in ``modules_to_save``, so that the head is trained
 whole and never adapted (PEFT's ``dense`` would take in the pooler); AdaLoRA's ``total_step`` is the

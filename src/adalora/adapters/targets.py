@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from adalora.adapters.bottleneck import Bottleneck
+from adalora.adapters.bottleneck import bottlenecks
 from adalora.adapters.head import base_path, is_head
 from adalora.errors import UserError
 
@@ -76,15 +76,13 @@ def find_targets(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every linear layer outside the head and outside a bottleneck adapter, in model order."""
-    bottlenecks = tuple(
-        f"{path}." for path, module in model.named_modules() if isinstance(module, Bottleneck)
-    )
+    inside = tuple(f"{path}." for path in bottlenecks(model))
     return {
         path: module
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and not is_head(model, path)
-        and not path.startswith(bottlenecks)
+        and not path.startswith(inside)
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from adalora.adapters.kinds import is_count
 from adalora.errors import UserError
 from adalora.storage.files import listed, not_finite, read_tensors, write_tensors
 
@@ -33,7 +34,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad or name.rpartition(".")[2] == "ranknum"
+        if parameter.requires_grad or is_count(name)
     }
 
 

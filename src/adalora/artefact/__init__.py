@@ -7,16 +7,18 @@
 
 from adalora.adapters.trainable import load_trainable, save_trainable, trainable_state
 from adalora.artefact.base_encoder import BaseEncoder
-from adalora.artefact.description import Description, read_description
+from adalora.artefact.description import Description, Origin, read_description
 from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import Artefact, load_artefact
-from adalora.artefact.warm_start import load_bottleneck, load_lora
+from adalora.artefact.warm_start import WarmStart, load_bottleneck, load_lora
 from adalora.artefact.writer import save_artefact
 
 __all__ = [
     "Artefact",
     "BaseEncoder",
     "Description",
+    "Origin",
+    "WarmStart",
     "find_artefact",
     "load_artefact",
     "load_bottleneck",

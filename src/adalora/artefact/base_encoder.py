@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-import loralib
-from adalora.adapters.freeze import adapter_names
 from adalora.adapters.head import base_path, is_head, widen_head
+from adalora.adapters.kinds import added_names, lora_layers
 from adalora.artefact.description import Description
+from adalora.errors import UserError
 from adalora.pretrained import deberta
 from adalora.pretrained.loading import describe_task
 
@@ -52,26 +52,22 @@ class BaseEncoder:
     @classmethod
     def of(cls, model: nn.Module) -> BaseEncoder:
         """Take the encoder of ``model``, adapted or not; nothing is copied."""
-        adapters = {*adapter_names(model, "lora"), *adapter_names(model, "bottleneck")}
+        added = added_names(model)
         parameters: dict[str, Tensor] = {
             name: parameter
             for name, parameter in model.named_parameters()
-            if not is_head(model, name)
-            and name not in adapters
-            and name.rpartition(".")[2] != "ranknum"
+            if name not in added and not is_head(model, name)
         }
-        for path, module in model.named_modules():
-            if isinstance(module, loralib.LoRALayer) and module.merged:
+        for path, layer in lora_layers(model).items():
+            if layer.merged:
                 # The state dict of a merged layer holds its base.
-                parameters[f"{path}.weight"] = module.state_dict()["weight"]
+                parameters[f"{path}.weight"] = layer.state_dict()["weight"]
         config: Any = getattr(model, "config", None)
         return cls(
             config=copy.deepcopy(config),
             parameters=parameters,
             buffers={
-                n: b
-                for n, b in model.named_buffers()
-                if not is_head(model, n) and not n.rpartition(".")[2].startswith("lora_")
+                n: b for n, b in model.named_buffers() if n not in added and not is_head(model, n)
             },
             prefix=base_path(model),
         )
@@ -97,6 +93,30 @@ class BaseEncoder:
         """
         lines = sorted(line for name, line in self._lines.items() if name not in without)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def check(self, description: Description, held: Collection[str], *, where: str) -> None:
+        """Refuse to be the base of an artefact that was trained on other weights.
+
+        Artefacts of before the fingerprint have none, and pass.
+
+        Args:
+            description: of the artefact.
+            held: names of its tensors.
+            where: this encoder is, for the message.
+
+        Raises:
+            UserError: naming both fingerprints.
+        """
+        if description.base_fingerprint is None:
+            return
+        # Only BitFit's artefacts bring parameters of the encoder.
+        found = self.fingerprint(without=held if "bitfit" in description.trained else ())
+        if found != description.base_fingerprint:
+            raise UserError(
+                f"it was trained on another base: {description.base_model} with the fingerprint "
+                f"{description.base_fingerprint} ({description.dtype}), and {where} has {found}; "
+                "its adapters fit the first alone."
+            )
 
     def classifier(self, description: Description) -> PreTrainedModel:
         """A classifier for the outputs described, on these very tensors; its head holds no values.

@@ -13,13 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-import loralib
-from adalora.adapters.bottleneck import Bottleneck
-from adalora.adapters.freeze import METHODS, adapter_names
-from adalora.adapters.head import is_head
-from adalora.adapters.initialise import stored_alpha
-from adalora.adapters.lora import LORA_LAYERS, RankedLayer, lora_type_of
-from adalora.adapters.peft_method import is_peft
+from adalora.adapters.bottleneck import ADAPTER_TYPES, bottlenecks
+from adalora.adapters.freeze import trained_parts
+from adalora.adapters.kinds import LORA_KINDS, PARTS, kind_of, lora_layers
 from adalora.errors import UserError
 from adalora.storage.files import read_json
 from adalora.validation import (
@@ -37,9 +33,7 @@ __all__ = [
     "Description",
     "LoRASettings",
     "Origin",
-    "lineage_of",
     "read_description",
-    "record_origins",
 ]
 
 FORMAT_VERSION = 1
@@ -66,7 +60,7 @@ class LoRASettings:
     targets: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        check_one_of("lora_type", self.lora_type, LORA_LAYERS)
+        check_one_of("lora_type", self.lora_type, LORA_KINDS)
         check_whole("init_rank", self.init_rank, 1, _LARGEST_RANK)
         check_real("lora_alpha", self.lora_alpha, -math.inf, math.inf)
         check_real("lora_dropout", self.lora_dropout, 0, 1)
@@ -74,8 +68,27 @@ class LoRASettings:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """An artefact or a file that a model's adapters were read from.
+
+    Attributes:
+        path: as it was on the machine that read it.
+        sha256: checksum of the file with the adapters.
+        method: what the artefact was trained by; None where only a file was given.
+        task: likewise.
+        created: likewise; ISO 8601, UTC.
+    """
+
+    path: str
+    sha256: str
+    method: str | None = None
+    task: str | None = None
+    created: str | None = None
+
+
+@dataclass(frozen=True)
 class Description:
-    """The facts beside the tensors.
+    """The facts that go with the tensors.
 
     ``method`` is a word for people; ``trained`` names the parts that trained (``lora``,
     ``bottleneck``, ``bitfit``, ``full``). ``text_columns`` are the one or two columns of the
@@ -128,7 +141,7 @@ class Description:
             check_kind(name, getattr(self, name), bool)
         check_strings("trained", self.trained)
         for method in self.trained:
-            check_one_of("trained", method, (*METHODS, "peft"))
+            check_one_of("trained", method, PARTS)
         check_one_of("dtype", self.dtype, _DTYPES)
         self._check_task()
         self._check_adapters()
@@ -155,7 +168,7 @@ class Description:
 
     def _check_adapters(self) -> None:
         if self.adapter_type is not None:
-            check_one_of("adapter_type", self.adapter_type, ("houlsby", "pfeiffer"))
+            check_one_of("adapter_type", self.adapter_type, ADAPTER_TYPES)
             check_whole("adapter_size", self.adapter_size, 1, _LARGEST_RANK)
         most = self.lora.init_rank if self.lora is not None else 0
         if "peft" in self.trained:
@@ -181,20 +194,20 @@ class Description:
     ) -> Description:
         """Describe ``model``.
 
-        What is on it, what of it trains, which adapters it started from and, for a base from the
-        hub, the exact commit are read off the model.
+        What is on it, what of it trains and, for a base from the hub, the exact commit are read
+        off the model.
         """
         config: Any = getattr(model, "config", None)
         if (Path(base_model) / "config.json").is_file():
             # A folder stays findable from another working directory.
             base_model = str(Path(base_model).resolve())
-        bottlenecks = [m for m in model.modules() if isinstance(m, Bottleneck)]
+        adapter = next(iter(bottlenecks(model).values()), None)
         return cls(
             base_model=base_model,
             revision=getattr(config, "_commit_hash", None) or revision,
             model_type=str(getattr(config, "model_type", type(model).__name__)),
             method=method,
-            trained=_trained(model),
+            trained=trained_parts(model),
             num_labels=int(getattr(config, "num_labels", 0)),
             labels=None if labels is None else tuple(labels),
             task=task,
@@ -207,10 +220,9 @@ class Description:
             cls_dropout=getattr(config, "cls_dropout", None),
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             lora=_lora_settings(model),
-            adapter_type=bottlenecks[0].adapter_type if bottlenecks else None,
-            adapter_size=bottlenecks[0].adapter_A.out_features if bottlenecks else None,
+            adapter_type=None if adapter is None else adapter.adapter_type,
+            adapter_size=None if adapter is None else adapter.adapter_A.out_features,
             training=dict(training or {}),
-            lineage=lineage_of(model),
             versions=_versions(),
         )
 
@@ -266,56 +278,18 @@ def read_description(folder: str | Path) -> Description:
 
 
 def _lora_settings(model: nn.Module) -> LoRASettings | None:
-    layers = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter
-    }
+    layers = lora_layers(model)
     if not layers:
         return None
     first = next(iter(layers.values()))
-    # What is taken off an anchored update (PiSSA) is stored with it, so the rank is twice as much.
-    times = 2 if first.is_anchored else 1
-    ranks = {_initial_rank(layer) for layer in layers.values()}
     dropout = first.lora_dropout
     return LoRASettings(
-        lora_type=lora_type_of(first),
-        init_rank=times * max(ranks),
-        lora_alpha=float(first.lora_alpha) if times == 1 else stored_alpha(first),
+        lora_type=kind_of(first),
+        init_rank=max(layer.stored_rank for layer in layers.values()),
+        lora_alpha=first.stored_alpha,
         lora_dropout=float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0,
         targets=tuple(layers),
     )
-
-
-def _initial_rank(layer: RankedLayer) -> int:
-    """The rank that the scale divides by: pruning to survivors leaves layers of different ranks."""
-    if isinstance(layer, loralib.SVDLinear):
-        return round(float(layer.ranknum))
-    return round(layer.lora_alpha / layer.scaling) if layer.scaling else layer.r
-
-
-def _trained(model: nn.Module) -> tuple[str, ...]:
-    """The methods that ``freeze_base`` was called with, read off what requires a gradient."""
-    if is_peft(model):
-        return ("peft",)
-    parameters = dict(model.named_parameters())
-    adapters = {name: adapter_names(model, name) for name in ("lora", "bottleneck")}
-    trained = [
-        method
-        for method, names in adapters.items()
-        if any(parameters[name].requires_grad for name in names)
-    ]
-    added = {name for names in adapters.values() for name in names}
-    base = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.requires_grad and name not in added and not is_head(model, name)
-    ]
-    if any(not name.endswith("bias") for name in base):
-        trained.append("full")
-    elif base:
-        trained.append("bitfit")
-    return tuple(trained)
 
 
 def _versions() -> dict[str, str]:
@@ -326,36 +300,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
-
-
-_ATTRIBUTE = "adalora_lineage"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """An artefact or a file that a model's adapters were read from.
-
-    Attributes:
-        path: as it was on the machine that read it.
-        sha256: checksum of the file with the adapters.
-        method: what the artefact was trained by; None where only a file was given.
-        task: likewise.
-        created: likewise; ISO 8601, UTC.
-    """
-
-    path: str
-    sha256: str
-    method: str | None = None
-    task: str | None = None
-    created: str | None = None
-
-
-def lineage_of(model: nn.Module) -> tuple[Origin, ...]:
-    """What the adapters of ``model`` were read from, the nearest first; () if they are new."""
-    origins: tuple[Origin, ...] = getattr(model, _ATTRIBUTE, ())
-    return origins
-
-
-def record_origins(model: nn.Module, *origins: Origin) -> None:
-    """Note that adapters of ``model`` were read from the first origin, and that from the others."""
-    setattr(model, _ATTRIBUTE, (*lineage_of(model), *origins))

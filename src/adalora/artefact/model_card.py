@@ -19,7 +19,7 @@ __all__ = ["CARD_FILE", "is_ours", "model_card"]
 
 CARD_FILE = "README.md"
 _MARKER = "<!-- adalora model card: replaced with the artefact; delete this line to keep it. -->"
-# What the Trainer reports beside the metrics.
+# What the Trainer reports besides the metrics.
 _NO_METRIC = ("runtime", "per_second", "samples", "epoch", "steps")
 
 

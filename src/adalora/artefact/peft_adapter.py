@@ -1,6 +1,6 @@
 """The adapter folder of PEFT as an artefact: written and read by PEFT itself.
 
-Such a run is a baseline, so what it leaves is what PEFT's users have; the description beside it
+Such a run is a baseline, so what it leaves is what PEFT's users have; the description next to it
 adds what PEFT does not note (labels, task, texts, lengths), by which the other commands use it.
 """
 
@@ -39,7 +39,7 @@ def write_peft_adapter(model: nn.Module, folder: Path) -> None:
         # PEFT takes a matrix that AdaLoRA pruned to rank 0 for one that was cut up by DeepSpeed.
         warnings.filterwarnings("ignore", message=".*invalid shape")
         cast(Any, model).save_pretrained(str(folder))
-    # PEFT's own card; ours is written beside the description.
+    # PEFT's own card; ours is written with the description.
     (folder / "README.md").unlink(missing_ok=True)
     # PEFT writes sets, whose order differs from run to run.
     config = read_json(folder / PEFT_FILES[1])

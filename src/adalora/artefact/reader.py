@@ -1,40 +1,43 @@
-"""Reading an artefact: its description, its tensors, and the model that they make."""
+"""From an artefact to a model: read all and verify it, have the base, build.
+
+``read_artefact`` has verified every file before a base is loaded; the base is compared with its
+fingerprint before anything is put on it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adalora.artefact.base_encoder import BaseEncoder
-from adalora.artefact.description import (
-    Description,
-    Origin,
-    read_description,
-    record_origins,
-)
-from adalora.artefact.folder import check_files, find_artefact
+from adalora.adapters.bottleneck import AdapterType, add_bottleneck
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.head import head_names, is_head
+from adalora.adapters.kinds import LORA_KINDS, Method, added_names, lora_layers
+from adalora.adapters.lora import replace_module
+from adalora.adapters.trainable import copy_exactly
+from adalora.artefact.base_encoder import BaseEncoder, set_tensor
+from adalora.artefact.description import Description, LoRASettings
 from adalora.artefact.peft_adapter import load_peft_adapter
-from adalora.artefact.rebuild import (
-    ADAPTER_FILE,
-    check_base,
-    check_outputs,
-    check_whole,
-    read_adapter,
-    restore,
+from adalora.artefact.stored import (
+    MODEL_FILE,
+    StoredArtefact,
+    naming,
+    rank_of,
+    read_artefact,
+    shapes,
+    tokenizer_files,
 )
 from adalora.errors import UserError
 from adalora.pretrained.loading import load_classifier, load_tokenizer
-from adalora.storage.files import file_checksum
+from adalora.storage.files import listed, not_finite
 
-__all__ = [
-    "Artefact",
-    "load_artefact",
-    "origins_of",
-]
+__all__ = ["Artefact", "load_artefact"]
 
 
 @dataclass(frozen=True)
@@ -55,107 +58,171 @@ def load_artefact(
     device: str | torch.device = "cpu",
     *,
     base_model: str | None = None,
-    beside: Artefact | None = None,
+    sibling: Artefact | None = None,
 ) -> Artefact:
     """Rebuild the model that ``save_artefact`` wrote.
 
     Args:
         folder: holds the artefact, or is the root of a run.
-        device: where the model goes; not used with ``beside``.
+        device: where the model goes; not used with ``sibling``.
         base_model: hub name or folder of the base, if it is elsewhere than it was.
-        beside: an artefact loaded before; the new model shares the tensors of its base, and its
+        sibling: an artefact loaded before; the new model shares the tensors of its base, and its
             tokenizer if that is the same.
 
     Raises:
         UserError: if the artefact is absent, incomplete or damaged, or the base is another one.
     """
-    source = find_artefact(folder)
-    description = read_description(source)
-    check_files(source, description)
-    check_outputs(source, description)
-    base = None
-    if "full" in description.trained:
-        if beside is not None:
-            raise UserError(
-                f"The model in {source} was fine-tuned whole, so it cannot share a base with "
-                "others; load it by itself."
-            )
-        model = _load_base(str(source), description)
-        check_whole(model, source)
-    elif "peft" in description.trained:
-        if beside is not None:
-            raise UserError(
-                f"The adapter in {source} is PEFT's, which shares no base with others here; load "
-                "it by itself."
-            )
-        model = _load_base(base_model or description.base_model, description, base_model)
-        model = load_peft_adapter(model, source)
+    stored = read_artefact(folder)
+    description, base = stored.description, None
+    if sibling is not None:
+        _check_shareable(description, stored.folder)
+    if sibling is not None and sibling.base is not None:
+        base = sibling.base
+        with naming(stored.folder):
+            _check_type(str(base.config.model_type), description, "the base in memory")
+        model = base.classifier(description)
+    elif "full" in description.trained:
+        model = _load_base(str(stored.folder), description, "main")
+        with naming(stored.folder):
+            _check_whole(model, shapes(stored.folder / MODEL_FILE))
     else:
-        tensors = read_adapter(source, description)
-        if beside is None or beside.base is None:
-            model = _load_base(base_model or description.base_model, description, base_model)
-            nn.Module.to(model, device)
-            base = BaseEncoder.of(model)
-        else:
-            base = beside.base
-            _check_type(str(base.config.model_type), description, source, "the base in memory")
-            model = base.classifier(description)
-        where = base_model or description.base_model
-        check_base(base, description, tensors, source=source, where=where)
-        restore(model, tensors, description, source=source)
-        record_origins(model, *origins_of(source, description))
-    own = _tokenizer_files(description)
-    tokenizer = None
-    if own and beside is not None and own == _tokenizer_files(beside.description):
-        tokenizer = beside.tokenizer
-    elif own:
-        tokenizer = load_tokenizer(str(source))
+        model = _load_base(base_model, description)
+        nn.Module.to(model, device)
+    if "peft" in description.trained:
+        model = load_peft_adapter(model, stored.folder)
+    elif "full" not in description.trained:
+        base = base or BaseEncoder.of(model)
+        with naming(stored.folder):
+            where = base_model or description.base_model
+            base.check(description, stored.tensors, where=where)
+            _restore(model, description, stored.tensors)
     model.eval()
     nn.Module.to(model, device if base is None else model.device)
+    tokenizer = _tokenizer(stored, sibling)
     return Artefact(model=model, tokenizer=tokenizer, description=description, base=base)
 
 
-def _tokenizer_files(description: Description) -> dict[str, str | None]:
-    """Name -> checksum of the tokenizer's files."""
-    return {
-        name: description.checksums.get(name) for name in description.files if "tokenizer" in name
-    }
+def _check_shareable(description: Description, folder: Path) -> None:
+    for part, what in {"full": "was fine-tuned whole", "peft": "was trained by PEFT"}.items():
+        if part in description.trained:
+            raise UserError(
+                f"The model in {folder} {what}, so it cannot share a base with others; load it by "
+                "itself."
+            )
 
 
-def _load_base(name: str, description: Description, moved_to: str | None = None) -> PreTrainedModel:
-    """The base (or whole) model ``name`` with a head for the outputs described."""
-    whole = "full" in description.trained
+def _load_base(
+    name: str | None, description: Description, revision: str | None = None
+) -> PreTrainedModel:
+    """The model ``name``, or else the one described, with a head for the outputs described."""
+    if name is None:
+        name, revision = description.base_model, description.revision
     model = load_classifier(
         name,
         num_labels=description.num_labels,
         labels=description.labels,
         is_regression=description.is_regression,
         task_name=description.task,
-        revision="main" if whole or moved_to else description.revision or "main",
+        revision=revision or "main",
         cls_dropout=description.cls_dropout,
         dtype=description.torch_dtype,
         position_query_bypass=description.position_query_bypass,
         head_follows=True,
     )
-    _check_type(str(model.config.model_type), description, "The artefact", name)
+    _check_type(str(model.config.model_type), description, name)
     return model
 
 
-def _check_type(found: str, description: Description, source: object, name: str) -> None:
+def _check_type(found: str, description: Description, name: str) -> None:
     if found != description.model_type:
         raise UserError(
-            f"{source} was trained on a {description.model_type} model, and {name} is a {found} "
-            "model."
+            f"The artefact was trained on a {description.model_type} model, and {name} is a "
+            f"{found} model."
         )
 
 
-def origins_of(folder: Path, description: Description) -> tuple[Origin, ...]:
-    """The lineage of what starts from the artefact in ``folder``: itself, and what it came from."""
-    itself = Origin(
-        path=str(folder.resolve()),
-        sha256=file_checksum(folder / ADAPTER_FILE),
-        method=description.method,
-        task=description.task,
-        created=description.created,
-    )
-    return (itself, *description.lineage)
+def _check_whole(model: PreTrainedModel, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a whole model if a tensor is missing, too many, not finite or of another shape."""
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = [name for name in (*needed, *found) if found.get(name) != needed.get(name)]
+    if wrong:
+        raise UserError(
+            f"{MODEL_FILE} does not fit its config.json: {listed(wrong)} is missing, superfluous "
+            "or of another shape."
+        )
+    if bad := not_finite(model.state_dict().items()):
+        raise UserError(f"{MODEL_FILE} holds NaN or infinity in {listed(bad)}.")
+
+
+def _tokenizer(stored: StoredArtefact, sibling: Artefact | None) -> PreTrainedTokenizerBase | None:
+    """The artefact's own, the very one of ``sibling`` if its files are the same."""
+    own = tokenizer_files(stored.description)
+    if not own:
+        return None
+    if sibling is not None and own == tokenizer_files(sibling.description):
+        return sibling.tokenizer
+    return load_tokenizer(str(stored.folder))
+
+
+def _restore(model: PreTrainedModel, description: Description, tensors: dict[str, Tensor]) -> None:
+    """Put the adapters on the base and fill them and the head.
+
+    Parameters of the encoder that the artefact holds itself (BitFit's biases) are replaced, never
+    written to: the encoder's own may be shared.
+
+    Raises:
+        UserError: if the tensors are not exactly those that the description asks for.
+    """
+    if description.lora is not None:
+        _restore_lora(model, description.lora, description.rank_pattern)
+    if description.adapter_type is not None:
+        add_bottleneck(
+            model,
+            adapter_type=cast(AdapterType, description.adapter_type),
+            adapter_size=description.adapter_size or 0,
+        )
+    # Of a run whose every matrix was pruned to rank 0, no LoRA is left.
+    trained = [m for m in description.trained if m != "lora" or lora_layers(model)]
+    if trained:
+        freeze_base(model, train=cast("list[Method]", trained))
+    else:
+        head = set(head_names(model))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in head)
+    added = added_names(model)
+    for name, parameter in list(model.named_parameters()):
+        if parameter.requires_grad and name not in added and not is_head(model, name):
+            parameter.requires_grad_(False)
+            set_tensor(model, name, nn.Parameter(parameter.detach().clone()))
+    parameters: dict[str, nn.Parameter] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    copy_exactly(tensors, parameters, source="it")
+
+
+def _restore_lora(
+    model: nn.Module, settings: LoRASettings, rank_pattern: Mapping[str, int]
+) -> None:
+    """LoRA layers of the ranks kept, with the scale of the initial rank; none where it is 0."""
+    layer_class = LORA_KINDS[settings.lora_type].layer
+    for path in settings.targets:
+        try:
+            linear = model.get_submodule(path)
+        except AttributeError as error:
+            raise UserError(f"The base model has no module {path}; it is another one.") from error
+        if not isinstance(linear, nn.Linear):
+            raise UserError(f"{path} of the base model is no linear layer; it is another one.")
+        largest = min(linear.in_features, linear.out_features)
+        if settings.init_rank > largest:
+            raise UserError(
+                f"init_rank {settings.init_rank} is above the largest rank of {path}, which is "
+                f"{largest}; the artefact is damaged, or of another base."
+            )
+        rank = rank_of(settings, rank_pattern, path)
+        if rank == 0:
+            continue
+        layer = layer_class.from_linear(
+            linear, r=rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout
+        )
+        layer.set_initial_rank(settings.init_rank)
+        replace_module(model, path, layer)

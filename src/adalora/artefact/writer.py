@@ -10,7 +10,7 @@ written aside and renamed, and ``adalora.json`` names them all. Without it there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,32 +20,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import loralib
 from adalora.adapters.head import is_head
-from adalora.adapters.initialise import with_anchor
-from adalora.adapters.lora import RankedLayer
+from adalora.adapters.kinds import LORA_KINDS, lora_layers
 from adalora.artefact.base_encoder import BaseEncoder
-from adalora.artefact.description import (
-    MANIFEST,
-    Description,
-)
+from adalora.artefact.description import MANIFEST, Description, Origin
 from adalora.artefact.folder import prepared, publish, sole_writer
 from adalora.artefact.model_card import CARD_FILE, is_ours, model_card
 from adalora.artefact.peft_adapter import PEFT_FILES, write_peft_adapter
-from adalora.artefact.rebuild import (
-    ADAPTER_FILE,
-    HEAD_FILE,
-    MODEL_FILE,
-)
+from adalora.artefact.stored import ADAPTER_FILE, HEAD_FILE, MODEL_FILE
 from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, write_json, write_tensors
+from loralib.base import LinearAdapter
 
-__all__ = [
-    "ADAPTER_FILE",
-    "HEAD_FILE",
-    "MODEL_FILE",
-    "save_artefact",
-]
+__all__ = ["save_artefact"]
 
 # What an artefact of another method would leave behind.
 _OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
@@ -59,6 +46,7 @@ def save_artefact(
     description: Description,
     rank_pattern: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    lineage: Sequence[Origin] | None = None,
     base_fingerprint: str | None = None,
     overwrite: bool = False,
 ) -> Description:
@@ -71,10 +59,12 @@ def save_artefact(
     Args:
         folder: made if absent; other files in it are left alone.
         model: an unwrapped model as ``freeze_base`` prepared it.
-        tokenizer: saved beside the tensors; None for none.
+        tokenizer: saved with the tensors; None for none.
         description: from ``Description.of(model, ...)``.
         rank_pattern: ``<module>.lora_E`` -> triplets kept by the allocator; None or {} for all.
         metrics: kept in the description.
+        lineage: what the model's adapters were read from (``WarmStart.origins``), the nearest
+            first; None for that of the description.
         base_fingerprint: of the base, where ``model`` holds only a part of it (``--shard_base``);
             None takes it from ``model``.
         overwrite: replace an artefact that is already there.
@@ -113,6 +103,7 @@ def save_artefact(
             description,
             rank_pattern=ranks,
             metrics=dict(metrics or {}),
+            lineage=description.lineage if lineage is None else tuple(lineage),
             base_fingerprint=fingerprint,
             files={name: path.stat().st_size for name, path in written.items()},
             checksums={name: file_checksum(path) for name, path in written.items()},
@@ -169,29 +160,21 @@ def _collect(
             head[name] = parameter.detach()
         elif parameter.requires_grad:
             adapter[name] = parameter.detach()
+    layers = lora_layers(model)
+    ranked = _states_ranks(layers.values(), description, pattern)
     ranks: dict[str, int] = {}
-    ranked = _ranked_kinds(model, description, pattern)
-    for path, module in model.named_modules():
-        if not (isinstance(module, loralib.Linear | loralib.SVDLinear) and module.has_adapter):
-            continue
-        key = f"{path}.lora_E"
-        if isinstance(module, ranked):
-            kept = _kept_triplets(module, pattern.pop(key, module.r))
-            factors = {"lora_A": module.lora_A[kept], "lora_B": module.lora_B[:, kept]}
-            if isinstance(module, loralib.SVDLinear):
-                factors["lora_E"] = module.lora_E[kept]
-        elif module.is_anchored:
-            factors = {"lora_A": module.lora_A, "lora_B": module.lora_B}
-        else:
-            continue
-        if module.is_anchored:
-            factors = with_anchor(module, {n: tensor.detach() for n, tensor in factors.items()})
-        if isinstance(module, ranked):
-            ranks[key] = len(factors["lora_A"])
+    for path, layer in layers.items():
+        if not ranked and not layer.is_anchored:
+            continue  # stored as it trains
+        kept = _kept_triplets(layer, pattern.pop(f"{path}.lora_E", layer.r)) if ranked else None
+        factors = layer.stored_factors(kept)
+        rank = len(factors["lora_A"])
+        if ranked:
+            ranks[f"{path}.lora_E"] = rank
         for name, tensor in factors.items():
             adapter.pop(f"{path}.{name}", None)
-            if len(factors["lora_A"]):
-                adapter[f"{path}.{name}"] = tensor.detach()
+            if rank:
+                adapter[f"{path}.{name}"] = tensor
     # A matrix of rank 0 may be absent: loading leaves a plain linear layer in its place.
     unknown = [key for key, rank in pattern.items() if rank]
     if unknown:
@@ -205,25 +188,22 @@ def _collect(
     return {ADAPTER_FILE: adapter, HEAD_FILE: head}, ranks
 
 
-def _ranked_kinds(
-    model: nn.Module, description: Description, pattern: Mapping[str, int]
-) -> tuple[type[RankedLayer], ...]:
-    """Kinds of layers whose matrices have a rank each: plain LoRA's only where it was pruned."""
-    if description.lora is None or description.lora.lora_type == "svd":
-        return (loralib.SVDLinear,)
-    layers = [m for m in model.modules() if isinstance(m, loralib.Linear) and m.has_adapter]
+def _states_ranks(
+    layers: Collection[LinearAdapter], description: Description, pattern: Mapping[str, int]
+) -> bool:
+    """Whether the matrices have a rank each: those of plain LoRA only where it was pruned."""
+    if description.lora is None or LORA_KINDS[description.lora.lora_type].ranked:
+        return True
     # An anchored update (PiSSA) is stored, and described, with twice its rank.
     ranks = sum(2 * layer.r if layer.is_anchored else layer.r for layer in layers)
-    whole = description.lora.init_rank * len(description.lora.targets)
-    return (loralib.Linear,) if pattern or ranks < whole else ()
+    return bool(pattern) or ranks < description.lora.init_rank * len(description.lora.targets)
 
 
-def _kept_triplets(layer: RankedLayer, rank: int) -> Tensor:
+def _kept_triplets(layer: LinearAdapter, rank: int) -> Tensor:
     """Positions of the triplets to save: ``rank`` of the largest, and every one not zero."""
-    if isinstance(layer, loralib.SVDLinear):
-        values = layer.lora_E.detach().abs().flatten()
-    else:
-        values = layer.lora_A.detach().norm(dim=1) * layer.lora_B.detach().norm(dim=0)
-    count = min(layer.r, max(rank, int((values != 0).sum())))
+    values = layer.triplet_values()
+    # Without triplets a matrix is its base's, but for factors that have none (DoRA's norms).
+    least = int(None in layer.FACTORS.values())
+    count = min(layer.r, max(rank, least, int((values != 0).sum())))
     order = torch.argsort(values, descending=True, stable=True)
     return order[:count].sort().values

@@ -156,7 +156,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def _artefact(source: Path, description: Description) -> dict[str, Any]:
     from adalora.artefact.folder import check_files
-    from adalora.artefact.rebuild import ADAPTER_FILE, shapes
+    from adalora.artefact.stored import ADAPTER_FILE, shapes
 
     try:
         check_files(source, description)
@@ -179,7 +179,7 @@ def _artefact(source: Path, description: Description) -> dict[str, Any]:
 
 def _checkpoint(folder: Path) -> dict[str, Any]:
     from adalora.artefact.description import MANIFEST, read_description
-    from adalora.artefact.rebuild import shapes
+    from adalora.artefact.stored import shapes
     from adalora.storage.files import read_json
 
     state = read_json(folder / _STATE)

@@ -41,7 +41,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from adalora.adapters.freeze import count_parameters
+    from adalora.adapters.count import count_parameters
     from adalora.glue.load import load_data
     from adalora.pretrained.loading import load_config
     from adalora.terminal.plan_summary import PlanSummary
@@ -68,7 +68,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     )
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
-    model = adapt(model, arguments.method, total_steps=steps)
+    model = adapt(model, arguments.method, total_steps=steps).model
     counts = count_parameters(model)
 
     schedule, kept, problems = None, None, []

@@ -1,7 +1,7 @@
 """A trained run in the formats that other programs read, and PEFT's adapters as runs.
 
 ``adalora.export.convert.export_run`` writes one format, and
-``adalora.export.peft_import.import_adapter`` reads PEFT's. Each format is a module named in the
+``adalora.export.peft_import.import_adapter`` reads PEFT's. Each format is a class named in the
 table of ``adalora.export.formats``. Importing this room is light; torch and the formats' own
 libraries come in when something is exported.
 """

@@ -13,20 +13,24 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from adalora.artefact.description import MANIFEST, read_description
+from adalora.adapters.kinds import LORA_KINDS, PARTS
+from adalora.artefact.description import MANIFEST, Description, read_description
 from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import Artefact, load_artefact
 from adalora.errors import UserError
-from adalora.export.formats import find_format
+from adalora.export.formats import FORMATS, find_format
 from adalora.export.verify import Agreement, measure, random_batches
+from adalora.shell import program
 from adalora.storage.atomic import complete_or_absent
 from adalora.storage.files import listed, not_finite
 
 __all__ = [
     "Export",
     "export_run",
+    "formats_for",
     "load_source",
     "quietly",
+    "refuse",
 ]
 
 #: A folder with one of these may be an earlier export.
@@ -69,8 +73,10 @@ def export_run(
     chosen = find_format(to)
     exporter = chosen.exporter(to)
     folder = find_artefact(run)
+    description = read_description(folder)
+    refuse(description, to)
     target = Path(output)
-    reads = [folder, Path(base_model or read_description(folder).base_model)]
+    reads = [folder, Path(base_model or description.base_model)]
 
     def replaceable(path: Path) -> bool:
         if not chosen.is_folder:
@@ -82,7 +88,6 @@ def export_run(
         complete_or_absent(target, force=force, replaceable=replaceable, protected=reads) as new,
     ):
         artefact = load_source(folder, base_model=base_model)
-        exporter.refuse(artefact)
         batches = random_batches(artefact.model, max_length=artefact.description.max_seq_length)
         exporter.write(artefact, new)
         agreement = measure(
@@ -99,6 +104,54 @@ def export_run(
         bytes=sum(path.stat().st_size for path in files),
         agreement=agreement,
         usage=exporter.usage(artefact, target),
+    )
+
+
+def formats_for(description: Description) -> list[str]:
+    """The formats that hold everything that was trained, as each of its parts says."""
+    held = set(FORMATS)
+    for name in description.trained:
+        part = set(PARTS[name].exports)
+        if name == "lora" and description.lora is not None:
+            part |= set(LORA_KINDS[description.lora.lora_type].exports)
+        held &= part
+    if description.position_query_bypass:
+        # One matrix serves two ways, adapted and not: no single weight, and nothing of PEFT, does.
+        held -= {"merged", "lora", "peft-adalora"}
+    return [name for name in FORMATS if name in held]
+
+
+def refuse(description: Description, name: str) -> None:
+    """Refuse a run that the format ``name`` cannot express.
+
+    Raises:
+        UserError: saying what it does not hold, and which formats do.
+    """
+    possible = formats_for(description)
+    if name in possible:
+        return
+    if "peft" in description.trained:
+        raise UserError(
+            f"This run was trained by {description.method}, and its model/ is an adapter folder "
+            f"of PEFT already. For {name}, read it in by '{program('adalora')} import' (LoRA and "
+            "AdaLoRA) and export that, or merge it with PEFT (merge_and_unload)."
+        )
+    ways = " or ".join(f"--to {way}" for way in possible)
+    if description.position_query_bypass:
+        raise UserError(
+            "This run was trained with --position_query_bypass, where the positional query leaves "
+            f"the adapter out: {name} would compute something else. Export with {ways}, or train "
+            "without the bypass."
+        )
+    details = {"bottleneck": description.adapter_type}
+    if description.lora is not None:
+        details["lora"] = description.lora.lora_type
+    trained = [
+        PARTS[part].title + (f" ({details[part]})" if part in details else "")
+        for part in description.trained
+    ]
+    raise UserError(
+        f"This run trained {' and '.join(trained)}, which {name} does not hold; export with {ways}."
     )
 
 

@@ -25,10 +25,7 @@ __all__ = ["FORMATS", "Exporter", "Format", "find_format", "is_installed"]
 
 
 class Exporter(Protocol):
-    """What the module of a format defines. The artefact's model is float32, in evaluation mode."""
-
-    def refuse(self, artefact: Artefact) -> None:
-        """Raise a ``UserError`` if the format cannot express what was trained."""
+    """What the class of a format defines. The artefact's model is float32, in evaluation mode."""
 
     def write(self, artefact: Artefact, target: Path) -> None:
         """Write to ``target``, which does not exist and whose parent does."""
@@ -44,19 +41,21 @@ class Exporter(Protocol):
 class Format:
     """One line of the table.
 
-    ``tolerance`` is the difference of logits that needs no excuse (``verify.measure``);
-    ``packages`` are needed beyond adalora's own, and ``extra`` of adalora installs them.
+    ``exporter_class`` is ``module:class``; which kinds of adapters a format holds is said by
+    ``adalora.adapters.kinds``. ``tolerance`` is the difference of logits that needs no excuse
+    (``verify.measure``); ``packages`` are needed beyond adalora's own, and ``extra`` of adalora
+    installs them.
     """
 
     summary: str
-    module: str
+    exporter_class: str
     is_folder: bool = True
     tolerance: float = 1e-5
     packages: tuple[str, ...] = ()
     extra: str = ""
 
     def exporter(self, name: str) -> Exporter:
-        """The module that does the work.
+        """What does the work.
 
         Raises:
             UserError: if a package that it needs is not installed.
@@ -67,35 +66,36 @@ class Format:
                 f"--to {name} needs {' and '.join(missing)}, not installed here: type "
                 f"{program('pip')} install 'adalora[{self.extra}]'."
             )
-        return cast(Exporter, importlib.import_module(self.module))
+        module, _, class_name = self.exporter_class.partition(":")
+        return cast(Exporter, getattr(importlib.import_module(module), class_name)())
 
 
 FORMATS = {
     "merged": Format(
-        "a plain model folder for transformers, without adapters", "adalora.export.merged"
+        "a plain model folder for transformers, without adapters", "adalora.export.plain:Merged"
     ),
     "lora": Format(
         "a LoRA folder for PEFT and the servers that read it",
-        "adalora.export.peft_lora",
+        "adalora.export.peft_write:LoraFolder",
         packages=("peft",),
         extra="peft",
     ),
     "peft-adalora": Format(
         "an AdaLoRA folder for PEFT",
-        "adalora.export.peft_adalora",
+        "adalora.export.peft_write:AdaLoraFolder",
         packages=("peft",),
         extra="peft",
     ),
     "onnx": Format(
         "an ONNX graph for ONNX Runtime and others, any batch and length",
-        "adalora.export.onnx",
+        "adalora.export.plain:Onnx",
         tolerance=1e-4,
         packages=("onnx", "onnxruntime", "onnxscript"),
         extra="export",
     ),
     "loralib": Format(
         "the original AdaLoRA code's state dictionary, one .bin file",
-        "adalora.export.loralib",
+        "adalora.export.loralib:StateDict",
         is_folder=False,
     ),
 }

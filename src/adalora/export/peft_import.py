@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adalora.adapters.freeze import freeze_base
+from adalora.adapters.head import is_head
+from adalora.adapters.kinds import LORA_KINDS
+from adalora.adapters.lora import add_lora
 from adalora.artefact.description import Description
 from adalora.artefact.reader import load_artefact
 from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
 from adalora.export.convert import quietly
 from adalora.export.formats import is_installed
+from adalora.export.low_rank import LowRank
 from adalora.export.peft_read import PeftAdapter, read_adapter
 from adalora.export.verify import Agreement, measure, predictor, random_batches
 from adalora.pretrained.loading import load_classifier, load_tokenizer
@@ -22,17 +30,6 @@ from adalora.storage.atomic import complete_or_absent
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
-import re
-from typing import cast
-
-import torch
-from torch import Tensor, nn
-
-from adalora.adapters.freeze import freeze_base
-from adalora.adapters.head import is_head
-from adalora.adapters.lora import LoRAType, add_lora
-from adalora.export.low_rank import LowRank
-from adalora.storage.files import listed
 
 __all__ = [
     "ARCHITECTURES",
@@ -139,6 +136,7 @@ def _load_base(adapter: PeftAdapter, base: str, labels: Sequence[str] | None) ->
         labels=labels,
         is_regression=number == 1,
         revision=adapter.revision or "main",
+        head_follows=adapter.others.keys(),
     )
     if model.config.model_type not in ARCHITECTURES:
         raise UserError(
@@ -194,13 +192,14 @@ def build(model: PreTrainedModel, adapter: PeftAdapter) -> dict[str, int]:
         lora_dropout=adapter.lora_dropout,
     )
     freeze_base(model, train="lora")
+    layer_class = LORA_KINDS[form].layer
     for path, update in updates.items():
         layer, kept = model.get_submodule(path), update.rank
         layer.get_parameter("lora_A")[:kept] = update.down
         layer.get_parameter("lora_B")[:, :kept] = update.up
         if form == "svd":
             values = torch.ones(kept, 1) if update.values is None else update.values
-            beyond = update.scale / (alpha / (rank + 1e-5))
+            beyond = update.scale / layer_class.scale_for(alpha, rank)
             layer.get_parameter("lora_E")[:kept] = values * beyond
     if form == "frd":
         return {}
@@ -217,7 +216,7 @@ def add_products(model: PreTrainedModel, adapter: PeftAdapter) -> PreTrainedMode
     return model
 
 
-def _form(adapter: PeftAdapter, updates: list[LowRank]) -> tuple[LoRAType, int, float]:
+def _form(adapter: PeftAdapter, updates: list[LowRank]) -> tuple[str, int, float]:
     """Type, initial rank and alpha of the layers that can hold ``updates``."""
     rank = max(update.rank for update in updates)
     if adapter.peft_type == "LORA" and len({(u.rank, u.scale) for u in updates}) == 1:
@@ -226,7 +225,7 @@ def _form(adapter: PeftAdapter, updates: list[LowRank]) -> tuple[LoRAType, int, 
         rank = max(rank, adapter.init_rank)
     # The largest scale is the common one: where all are equal, nothing is left to the values.
     largest = max(abs(update.scale) for update in updates)
-    return "svd", rank, round(largest * (rank + 1e-5), 6) or 1.0
+    return "svd", rank, round(LORA_KINDS["svd"].layer.alpha_for(largest, rank), 6) or 1.0
 
 
 def _check(model: PreTrainedModel, adapter: PeftAdapter) -> None:
@@ -260,14 +259,7 @@ def _check_shape(name: str, shape: torch.Size, expected: Tensor, adapter: PeftAd
 
 
 def _fill_head(model: PreTrainedModel, adapter: PeftAdapter) -> None:
-    """The head of the file; what it lacks must be in the base, or it would be random."""
-    lost = cast("frozenset[str]", model.started_anew) - adapter.others.keys()
-    if lost:
-        raise UserError(
-            f"Neither {adapter.source} nor its base holds {listed(sorted(lost))}: it was drawn at "
-            "random when the adapter was trained and PEFT did not save it, so what was trained "
-            "cannot be rebuilt. Train again with it in modules_to_save."
-        )
+    """The head of the file, over that of the base."""
     for name, tensor in adapter.others.items():
         model.get_parameter(name).copy_(tensor)
     # We train the pooler whole and never adapt it, so an update of it becomes part of it.

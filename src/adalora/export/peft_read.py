@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adalora.errors import UserError
 from adalora.export.low_rank import LowRank
-from adalora.export.peft_folder import CONFIG_FILE, PREFIX, TENSOR_FILE
+from adalora.export.peft_write import CONFIG_FILE, PREFIX, TENSOR_FILE
 from adalora.storage.files import listed, read_bin, read_json, read_tensors
 
 __all__ = ["PeftAdapter", "read_adapter"]
@@ -47,7 +47,7 @@ _FACTORS = {
 class PeftAdapter:
     """What an adapter folder holds.
 
-    ``updates`` by module path; ``others``: the whole parameters beside them, the head as a rule;
+    ``updates`` by module path; ``others``: the parameters that are whole, the head as a rule;
     ``init_rank``: AdaLoRA's, or LoRA's where no pattern says otherwise.
     """
 

@@ -141,7 +141,7 @@ class Classifier:
                 f"The classifier {why}, so its base is not there for others; load {path} by itself."
             )
         source = find_artefact(path)
-        artefact = load_artefact(source, beside=first)
+        artefact = load_artefact(source, sibling=first)
         name = name or _default_name(source, artefact.description)
         if name in self._adapters:
             raise UserError(f"There is an adapter {name!r} already; give {path} another name.")

@@ -8,7 +8,7 @@ missing are an error.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from transformers import (
 from adalora.adapters.head import widen_head
 from adalora.errors import UserError
 from adalora.pretrained import deberta
-from adalora.pretrained.loading_errors import _quiet, _told_in_a_sentence
+from adalora.pretrained.loading_errors import explain_loading_errors, quiet_transformers
+from adalora.storage.files import listed
 from adalora.validation import check_model_sizes
 
 __all__ = [
@@ -65,7 +66,7 @@ def load_config(
         UserError: if it cannot be had.
     """
     source = _resolve(name, one_of=("config.json",))
-    with _told_in_a_sentence(name), _quiet():
+    with explain_loading_errors(name), quiet_transformers():
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source,
             num_labels=num_labels,
@@ -94,7 +95,7 @@ def load_classifier(
     position_query_bypass: bool = False,
     unpad: bool = True,
     trust_remote_code: bool = False,
-    head_follows: bool = False,
+    head_follows: bool | Collection[str] = False,
 ) -> PreTrainedModel:
     """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
 
@@ -113,17 +114,15 @@ def load_classifier(
         position_query_bypass: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
         unpad: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
         trust_remote_code: run code that comes with the model.
-        head_follows: the caller fills the head, so that one of another shape is not told.
-
-    Returns:
-        The model; its attribute ``started_anew`` names the parameters (of the head) that the
-        checkpoint does not have, and that were drawn at random.
+        head_follows: the caller fills the head, so that one of another shape is no news; or names
+            of the parameters of it that the caller fills, where the checkpoint must have the rest.
 
     Raises:
         UserError: if the model cannot be had, lacks base weights, is damaged, or has no
             classification form; if the labels are not ``num_labels`` many, or a regression has
             more than one output; if ``cls_dropout`` is no probability or the model has no dropout
-            before its classifier; or the bypass is asked for on another architecture.
+            before its classifier; the bypass is asked for on another architecture; or a part of
+            the head comes from nowhere.
     """
     _check_request(num_labels, labels, is_regression, cls_dropout)
     config = load_config(
@@ -137,7 +136,7 @@ def load_classifier(
     describe_task(config, labels=labels, is_regression=is_regression, task_name=task_name)
     if cls_dropout is not None:
         _set_cls_dropout(config, cls_dropout)
-    with _told_in_a_sentence(name), _quiet():
+    with explain_loading_errors(name), quiet_transformers():
         model: PreTrainedModel
         model, report = AutoModelForSequenceClassification.from_pretrained(
             _resolve(name),
@@ -150,8 +149,8 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    started_anew = _check_base(model, report, name, head_follows)
-    model.started_anew = started_anew  # type: ignore[assignment]
+    _check_base(model, report, name)
+    _check_head(report, name, head_follows)
     # The first DeBERTa makes two biases of each layer in float32, and cannot multiply by the rest.
     torch.nn.Module.to(model, dtype)
     widen_head(model)
@@ -209,7 +208,7 @@ def load_tokenizer(
     """
     wanted = tokenizer_name or name
     source = _resolve(wanted, one_of=("config.json", "tokenizer_config.json"))
-    with _told_in_a_sentence(wanted, what="tokenizer"):
+    with explain_loading_errors(wanted, what="tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source,
             cache_dir=cache_dir,
@@ -226,7 +225,7 @@ def load_tokenizer(
             "Name a complete one with --tokenizer_name."
         )
     if tokenizer.model_max_length > _NO_LIMIT:
-        with _told_in_a_sentence(name), _quiet():
+        with explain_loading_errors(name), quiet_transformers():
             config = AutoConfig.from_pretrained(
                 _resolve(name),
                 cache_dir=cache_dir,
@@ -303,29 +302,34 @@ def _resolve(name: str, one_of: Sequence[str] = ()) -> str:
     return name
 
 
-def _check_base(
-    model: PreTrainedModel, report: dict[str, Any], name: str, head_follows: bool
-) -> frozenset[str]:
-    """Refuse a base with weights missing or of another shape; say when a head starts anew.
-
-    Returns the names of what starts anew.
-    """
+def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> None:
+    """Refuse a base with weights of the encoder missing or of another shape."""
     prefix = f"{model.base_model_prefix}."
     pooler = f"{prefix}pooler."
-
-    def base(keys: Sequence[str]) -> list[str]:
-        return sorted(k for k in keys if k.startswith(prefix) and not k.startswith(pooler))
-
-    mismatched = [entry[0] for entry in report["mismatched_keys"]]
-    wrong = base([*report["missing_keys"], *mismatched])
+    wrong = [k for k in _drawn(report) if k.startswith(prefix) and not k.startswith(pooler)]
     if wrong:
         raise UserError(
             f"The model {name!r} lacks {len(wrong)} weights of the encoder, or has them in another "
             f"shape; the first is {wrong[0]}. It is not a {model.config.model_type} checkpoint of "
             "this configuration."
         )
-    if mismatched and not head_follows:
+
+
+def _check_head(report: dict[str, Any], name: str, follows: bool | Collection[str]) -> None:
+    """Say when a head of another shape starts anew; refuse one that nobody fills."""
+    if follows is False and report["mismatched_keys"]:
         logger.warning(
             "%s was fine-tuned for another number of labels; its classifier starts anew.", name
         )
-    return frozenset([*report["missing_keys"], *mismatched])
+    lost = [] if isinstance(follows, bool) else [k for k in _drawn(report) if k not in follows]
+    if lost:
+        raise UserError(
+            f"Neither the base {name!r} nor what fills its head holds {listed(lost)}: it was drawn "
+            "at random when that head was trained, and not saved, so what was trained cannot be "
+            "rebuilt. Train again with it saved (PEFT: in modules_to_save)."
+        )
+
+
+def _drawn(report: dict[str, Any]) -> list[str]:
+    """Names of the parameters that the checkpoint lacks or has in another shape."""
+    return sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})

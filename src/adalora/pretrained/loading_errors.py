@@ -14,9 +14,11 @@ from adalora.errors import UserError
 from adalora.shell import program
 from adalora.storage.hub import limit_waiting
 
+__all__ = ["explain_loading_errors", "quiet_transformers"]
+
 
 @contextlib.contextmanager
-def _told_in_a_sentence(name: str, what: str = "model") -> Iterator[None]:
+def explain_loading_errors(name: str, what: str = "model") -> Iterator[None]:
     """Turn what the libraries raise into one sentence about ``name``; wait for none for ever."""
     limit_waiting()
     try:
@@ -84,7 +86,7 @@ def _hub_reason(error: BaseException | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without transformers' report on a head that is new, which is what is wanted here."""
     before = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -11,10 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adalora.adapters.bottleneck import AdapterType, add_bottleneck
-from adalora.adapters.freeze import Method, freeze_base
+from adalora.adapters.freeze import freeze_base
 from adalora.adapters.initialise import Initialisation
-from adalora.adapters.lora import LoRAType, add_lora
+from adalora.adapters.kinds import Method
+from adalora.adapters.lora import add_lora
 from adalora.adapters.peft_method import add_peft
+from adalora.artefact.description import Origin
 from adalora.artefact.warm_start import load_bottleneck, load_lora
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
@@ -42,7 +44,14 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
     )
 
 
-def build_model(arguments: RunArguments, data: TaskData) -> nn.Module:
+class Built(NamedTuple):
+    """A model to train, and what its adapters were read from, the nearest first."""
+
+    model: nn.Module
+    lineage: tuple[Origin, ...] = ()
+
+
+def build_model(arguments: RunArguments, data: TaskData) -> Built:
     """Load the base, put the method on it, and freeze the rest."""
     model = load_classifier(
         arguments.model.model_name_or_path,
@@ -64,9 +73,9 @@ def build_model(arguments: RunArguments, data: TaskData) -> nn.Module:
     if arguments.training.do_train:
         steps = training_steps(arguments, examples=len(data.splits["train"]))
     use_fast_attention(model)
-    adapted = adapt(model, arguments.method, total_steps=steps)
-    use_fast_dropout(adapted)
-    return adapted
+    built = adapt(model, arguments.method, total_steps=steps)
+    use_fast_dropout(built.model)
+    return built
 
 
 def training_steps(arguments: RunArguments, *, examples: int) -> int:
@@ -77,7 +86,7 @@ def training_steps(arguments: RunArguments, *, examples: int) -> int:
 
 def adapt(
     model: PreTrainedModel, method: MethodArguments, *, total_steps: int | None = None
-) -> nn.Module:
+) -> Built:
     """Put ``method`` on a loaded classifier, in place, and freeze what it does not train.
 
     Args:
@@ -86,16 +95,18 @@ def adapt(
         total_steps: of the run, which PEFT's AdaLoRA asks for; None if nothing will be trained.
 
     Returns:
-        The model to train: ``model``, or PEFT's wrapper around it.
+        The model to train, which is ``model`` or PEFT's wrapper around it, and its lineage.
     """
     if method.peft_values is not None:
         source = str(method.peft_config)
-        return add_peft(model, method.peft_values, total_steps=total_steps, source=source)
+        peft = add_peft(model, method.peft_values, total_steps=total_steps, source=source)
+        return Built(peft)
     trained: list[Method] = []
+    lineage: tuple[Origin, ...] = ()
     if method.apply_lora:
         add_lora(
             model,
-            lora_type=cast(LoRAType, method.lora_type),
+            lora_type=method.lora_type,
             targets=method.target_modules,
             init_rank=int(method.lora_r or 0),
             lora_alpha=method.scaled_alpha,
@@ -104,7 +115,7 @@ def adapt(
         )
         trained.append("lora")
         if method.lora_path:
-            load_lora(model, method.lora_path)
+            lineage += load_lora(model, method.lora_path).origins
     if method.apply_adapter:
         add_bottleneck(
             model,
@@ -113,11 +124,11 @@ def adapt(
         )
         trained.append("bottleneck")
         if method.adapter_path:
-            load_bottleneck(model, method.adapter_path)
+            lineage += load_bottleneck(model, method.adapter_path).origins
     if method.apply_bitfit:
         trained.append("bitfit")
     freeze_base(model, train=trained or ["full"])
-    return model
+    return Built(model, lineage)
 
 
 def build_adaptation(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adalora.adapters.freeze import ParameterCounts
+from adalora.adapters.count import ParameterCounts
 from adalora.adapters.head import is_head
 from adalora.glue.metrics import main_metric_of
 from adalora.glue.predictions import result_name, write_eval_predictions

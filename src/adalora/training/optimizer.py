@@ -132,7 +132,7 @@ def raise_learning_rate(optimizer: Optimizer, model: nn.Module, ratio: float) ->
         ratio: above 0.
     """
     faster = {
-        id(layer.lora_E if isinstance(layer, loralib.SVDLinear) else layer.lora_B)
+        id(layer.factors()[layer.ZERO_FACTOR])
         for layer in model.modules()
         if isinstance(layer, loralib.LoRALayer) and layer.has_adapter
     }

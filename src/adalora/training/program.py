@@ -82,7 +82,7 @@ def train_and_evaluate(
         check_schedule(arguments, data)
 
     tokenizer = build_tokenizer(arguments.model)
-    model = build_model(arguments, data)
+    model, lineage = build_model(arguments, data)
     with training.main_process_first(desc="tokenising"):
         splits = tokenise(data, tokenizer, arguments.data)
     writer = summary_writer(training)
@@ -102,7 +102,7 @@ def train_and_evaluate(
         data_collator=build_collator(tokenizer, training, model),
         compute_metrics=partial(task_metrics, data),
     )
-    parts = RunParts(arguments, data, splits, tokenizer, adaptation, trainer, writer)
+    parts = RunParts(arguments, data, splits, tokenizer, adaptation, trainer, writer, lineage)
 
     trained: Trained | None = None
     evaluated: dict[str, Evaluated] = {}

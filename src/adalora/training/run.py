@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from adalora.adapters.freeze import count_parameters
+from adalora.adapters.count import count_parameters
 from adalora.artefact.description import Description
 from adalora.artefact.writer import save_artefact
 from adalora.glue.predictions import result_name, write_predictions
@@ -100,6 +100,7 @@ def save(parts: RunParts, evaluated: Mapping[str, Evaluated]) -> None:
         ),
         rank_pattern=parts.rank_pattern,
         metrics={split: dict(one.metrics) for split, one in evaluated.items()},
+        lineage=parts.lineage,
         base_fingerprint=parts.trainer.base_fingerprint,
         overwrite=True,
     )

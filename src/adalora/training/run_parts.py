@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import EvalPrediction, PreTrainedTokenizerBase
 
+from adalora.artefact.description import Origin
 from adalora.glue.load import TaskData
 from adalora.glue.metrics import compute_glue_metrics
 from adalora.training.arguments.parser import RunArguments
@@ -31,6 +32,8 @@ class RunParts:
     adaptation: Adaptation | None
     trainer: AdaLoraTrainer
     writer: Any = None
+    #: What the adapters were read from, the nearest first.
+    lineage: Sequence[Origin] = ()
 
     @property
     def root(self) -> Path:

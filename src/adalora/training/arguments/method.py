@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from adalora.adapters.initialise import INITIALISATIONS
-from adalora.adapters.lora import LORA_LAYERS
+from adalora.adapters.kinds import LORA_KINDS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 from adalora.training.arguments.inputs import flag
@@ -16,14 +16,13 @@ from adalora.training.protocol import AdaLoraSettings
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags, check_needs
 from loralib import SCORES
 
-_LORA_NAMES = {"frd": "LoRA", "svd": "SVD-LoRA (fixed rank)", "dora": "DoRA"}
 _START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 
 _SIZE = Interval(1, 100_000)
 # Flag -> what it may be.
 _RULES: dict[str, Interval | Sequence[str]] = {
-    "lora_type": tuple(LORA_LAYERS),
+    "lora_type": tuple(LORA_KINDS),
     "lora_init": tuple(INITIALISATIONS),
     "lora_scaling": ("standard", "rank_stabilised"),
     "adapter_type": ("houlsby", "pfeiffer"),
@@ -271,7 +270,7 @@ class MethodArguments:
                 usual = self.importance_score == SCORES[0]
                 parts.append(name + grown + ("" if usual else f", by {self.importance_score}"))
             else:
-                parts.append(_LORA_NAMES[self.lora_type])
+                parts.append(LORA_KINDS[self.lora_type].title)
         if self.apply_adapter:
             parts.append(f"{self.adapter_type.capitalize()} adapters")
         if self.apply_bitfit:
