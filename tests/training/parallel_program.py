@@ -32,11 +32,14 @@ from adalora.training.trainer import AdaLoraTrainer
 
 #: Examples of a step over all processes; neither divides the data.
 BATCH, TRAIN, VALIDATION = 12, 45, 31
+#: An epoch ends with six examples, of which the second of two processes has none.
+LAST_ONE_EMPTY = 42
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "double": {},
     "accumulated": {"gradient_accumulation_steps": 2},
+    "empty": {},
     "sharded": {"shard_base": True},
     "sharded-and-checkpointing": {
         "shard_base": True,
@@ -108,7 +111,7 @@ def train(way: str, folder: Path) -> None:
         model=model,
         args=arguments,
         adaptation=AdaLora(model, settings),
-        train_dataset=examples(TRAIN, 1),
+        train_dataset=examples(LAST_ONE_EMPTY if way == "empty" else TRAIN, 1),
         eval_dataset=examples(VALIDATION, 2),
         compute_metrics=accuracy,
     )

@@ -20,16 +20,15 @@ from adalora.training.losses import StepExamples
 from adalora.training.trainer import AdaLoraTrainer
 
 PROGRAM = Path(__file__).with_name("parallel_program.py")
-#: Number of processes -> the ways of training in so many. Four have a process without examples.
+#: Number of processes -> the ways of training in so many.
 WAYS = {
-    1: ("plain", "double", "accumulated"),
+    1: ("plain", "double", "accumulated", "empty"),
     2: (
         # Processes on GPUs find one another.
         *(() if torch.cuda.is_available() else ("lone",)),
-        *("plain", "double", "accumulated", "bf16"),
+        *("plain", "double", "accumulated", "empty", "bf16"),
         *("sharded", "sharded-and-checkpointing", "sharded-bf16"),
     ),
-    4: ("plain", "double", "accumulated"),
 }
 
 End = tuple[dict[str, Any], dict[str, torch.Tensor]]
@@ -79,17 +78,14 @@ def distance(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize(
     ("way", "bound"),
     # Sums in another order: a few hundred units of the type's last place after twelve steps.
-    [("double", 1e-12), ("plain", 1e-4), ("accumulated", 1e-4)],
+    [("double", 1e-12), ("plain", 1e-4), ("accumulated", 1e-4), ("empty", 1e-4)],
 )
-def test_many_processes_end_as_one(
-    ends: Callable[[int, str], End], processes: int, way: str, bound: float
-) -> None:
-    """45 examples in steps of 12: each epoch ends with 9, of which a fourth process has none."""
-    (one, parameters), (many, theirs) = ends(1, way), ends(processes, way)
+def test_two_processes_end_as_one(ends: Callable[[int, str], End], way: str, bound: float) -> None:
+    """Each epoch ends with 9 examples of a step's 12, or with 6: then one process has none."""
+    (one, parameters), (many, theirs) = ends(1, way), ends(2, way)
     assert many["ranks"] == one["ranks"]
     assert many["budgets"] == one["budgets"]
     assert sum(one["ranks"].values()) == 12
@@ -100,11 +96,10 @@ def test_many_processes_end_as_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
 def test_a_validation_set_that_does_not_divide_is_scored_on_each_example_once(
-    ends: Callable[[int, str], End], processes: int
+    ends: Callable[[int, str], End],
 ) -> None:
-    (one, _), (many, _) = ends(1, "double"), ends(processes, "double")
+    (one, _), (many, _) = ends(1, "double"), ends(2, "double")
     assert many["scores"]["count"] == one["scores"]["count"] == 31
     assert many["scores"]["accuracy"] == one["scores"]["accuracy"]
     assert many["scores"]["loss"] == pytest.approx(one["scores"]["loss"], abs=1e-7)

@@ -12,6 +12,7 @@ from adalora.pretrained.loading import load_classifier
 NAMES = ["query", "key", "value", "intermediate", "layer.output", "attention.output"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lora_type", "layers"), [("frd", 1), ("svd", 2)])
 def test_the_encoder_compiles_to_one_graph_with_the_same_gradients(
     lora_type: str, layers: int
