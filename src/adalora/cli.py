@@ -13,8 +13,6 @@ from typing import NamedTuple
 from adalora import __version__
 from adalora.errors import UserError, exit_with_message
 
-__all__ = ["COMMANDS", "main"]
-
 
 class Command(NamedTuple):
     """A command: what it does, and the function of ``adalora.commands`` that takes its flags."""

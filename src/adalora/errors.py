@@ -8,8 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 
-__all__ = ["Interrupted", "UserError", "exit_with_message", "is_main_process"]
-
 
 class UserError(ValueError):
     """A mistake in a flag, a file or a value, reported in one sentence.

@@ -15,8 +15,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-__all__ = ["lines_of", "program", "short_path", "typed"]
-
 
 def program(name: str) -> str:
     """How a program of the running environment is typed from the working directory.

@@ -15,22 +15,6 @@ from typing import Any
 
 from adalora.errors import UserError
 
-__all__ = [
-    "COUNT",
-    "FRACTION",
-    "NOT_NEGATIVE",
-    "Interval",
-    "check_flags",
-    "check_inside",
-    "check_kind",
-    "check_model_sizes",
-    "check_needs",
-    "check_one_of",
-    "check_real",
-    "check_strings",
-    "check_whole",
-]
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -8,8 +8,6 @@ from typing import Any
 
 from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
 
-__all__ = ["write_tsv"]
-
 Row = dict[str, Any]
 _NLI = ("entailment", "neutral", "contradiction")
 _ENTAILMENT = ("entailment", "not_entailment")

@@ -6,24 +6,6 @@ opposites. Word forms are spelled out: base, past, participle, third person.
 
 from __future__ import annotations
 
-__all__ = [
-    "ADJECTIVES",
-    "ADVERBS",
-    "NEGATIVE",
-    "NEUTRAL_NOUNS",
-    "OBJECTS",
-    "OTHER_OBJECTS",
-    "OTHER_PERSONS",
-    "PERSONS",
-    "PLACES",
-    "POSITIVE",
-    "REASONS",
-    "TIMES",
-    "VERBS",
-    "Opposed",
-    "Verb",
-]
-
 Verb = tuple[str, str, str, str]
 Opposed = tuple[tuple[str, ...], tuple[str, ...]]
 

@@ -22,8 +22,6 @@ from adalora.builtin.sentences import (
     wording,
 )
 
-__all__ = ["MINI_TASKS", "example_texts", "generate", "splits_of"]
-
 Row = dict[str, Any]
 #: Share of labels that are wrong, as real annotations are.
 NOISE = 0.03

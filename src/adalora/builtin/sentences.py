@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 from adalora.builtin import lexicon as words
 
-__all__ = ["SLOTS", "Draw", "Fact", "change", "contradict", "draw_fact", "sentence", "wording"]
-
 Item = TypeVar("Item")
 SLOTS = ("quality", "person", "verb", "trait", "thing", "place", "time")
 

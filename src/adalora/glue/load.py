@@ -17,8 +17,6 @@ from adalora.glue.tasks import MINI_PREFIX, NO_DATA, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
 from adalora.storage.hub import limit_waiting
 
-__all__ = ["DataSource", "TaskData", "class_indices", "load_data"]
-
 HUB_NAME = "nyu-mll/glue"
 
 

@@ -20,8 +20,6 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
 
-__all__ = ["GlueMetric", "compute_glue_metrics", "main_metric_of"]
-
 logger = logging.getLogger(__name__)
 _CLASSES = ("accuracy",)
 _NUMBERS = ("mse", "pearson")

@@ -10,8 +10,6 @@ import numpy as np
 
 from adalora.storage.atomic import atomic_write
 
-__all__ = ["result_name", "write_eval_predictions", "write_predictions"]
-
 
 def result_name(task_name: str | None, split: str) -> str:
     """What the original calls the results of a split: the task, and mnli-mm for mismatched sets."""

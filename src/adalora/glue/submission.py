@@ -18,16 +18,6 @@ from adalora.glue.predictions import result_name
 from adalora.glue.tasks import TASKS, Task, resolve_task
 from adalora.storage.atomic import atomic_write
 
-__all__ = [
-    "ENTRIES",
-    "Answers",
-    "Entry",
-    "filled",
-    "find_answers",
-    "server_words",
-    "write_submission",
-]
-
 
 @dataclass(frozen=True)
 class Entry:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from adalora.errors import UserError
 
-__all__ = ["MINI_PREFIX", "NO_DATA", "TASKS", "Column", "Layout", "Task", "resolve_task"]
-
 MINI_PREFIX = "mini-"
 #: What is said where neither a task nor a file is given.
 NO_DATA = (

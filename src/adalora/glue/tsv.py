@@ -16,8 +16,6 @@ from typing import Any
 from adalora.errors import UserError
 from adalora.glue.tasks import Layout, Task
 
-__all__ = ["find_file", "read_rows", "read_split"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ import pandas as pd
 
 from adalora.errors import UserError
 
-__all__ = ["LABEL", "Columns", "labels", "read_file", "text_columns", "texts"]
-
 LABEL = "label"
 # Columns that number the rows and are no text, as GLUE's files have them.
 _NO_TEXT = {LABEL, "idx", "index", "id"}

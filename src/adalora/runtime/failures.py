@@ -22,8 +22,6 @@ from transformers import TrainingArguments
 from adalora.errors import UserError
 from adalora.storage.snapshots import snapshots
 
-__all__ = ["batch_in_memory", "report_as_user_error", "resume_hint"]
-
 #: Parts of what torch and its libraries say as RuntimeError when memory is refused.
 _NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED", "bad allocation")
 #: Disks that are full, over quota, read-only or broken.

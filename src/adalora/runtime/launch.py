@@ -17,15 +17,6 @@ from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 
 from adalora.errors import UserError
 
-__all__ = [
-    "ADVICE",
-    "asks_for_fsdp",
-    "check_environment",
-    "check_job",
-    "leave_job",
-    "refused_sharding",
-]
-
 ADVICE = "torchrun --nproc_per_node=N (or accelerate launch --multi_gpu --num_processes N)"
 
 #: For a thread of gloo that has lost the processor to let go of what it holds, in seconds.

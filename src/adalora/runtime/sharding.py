@@ -24,12 +24,6 @@ from adalora.adapters.trainable import trainable_parameters
 from adalora.errors import UserError
 from adalora.runtime.memory import give_freed_memory_back
 
-__all__ = [
-    "base_bytes",
-    "replicate_trained",
-    "shard_base",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from adalora.errors import Interrupted, is_main_process
 from adalora.runtime.failures import resume_hint
 from adalora.runtime.launch import leave_job
 
-__all__ = ["StopOnSignal"]
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _KEY = "adalora/stop"
 

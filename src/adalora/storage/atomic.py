@@ -13,8 +13,6 @@ from safetensors import SafetensorError
 
 from adalora.errors import UserError
 
-__all__ = ["atomic_write", "complete_or_absent", "finish", "move_files", "sync"]
-
 
 @contextlib.contextmanager
 def atomic_write(

@@ -17,20 +17,6 @@ from torch import Tensor
 from adalora.errors import UserError
 from adalora.storage.atomic import atomic_write
 
-__all__ = [
-    "file_checksum",
-    "is_finite",
-    "listed",
-    "not_finite",
-    "plain",
-    "read_bin",
-    "read_json",
-    "read_tensors",
-    "unshare_for_safetensors",
-    "write_json",
-    "write_tensors",
-]
-
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write ``tensors`` as safetensors to ``path``, whole or not at all.

@@ -19,8 +19,6 @@ from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import _http
 
-__all__ = ["limit_waiting"]
-
 #: So many failures in a row, over so many seconds, and the hub is left alone for the last of these.
 _FAILURES, _SECONDS, _PAUSE = 4, 10.0, 60.0
 _PHASES = ("connect", "read", "write", "pool")

@@ -19,8 +19,6 @@ from filelock import lock_descriptor
 
 from adalora.errors import UserError
 
-__all__ = ["LOCK_FILE", "lock_or_warn", "locked_folder"]
-
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"

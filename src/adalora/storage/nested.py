@@ -19,8 +19,6 @@ from adalora.errors import UserError
 from adalora.storage.atomic import atomic_write
 from adalora.storage.files import unshare_for_safetensors
 
-__all__ = ["load_state", "save_state", "state_bytes", "tensors_of"]
-
 _NUMBERS = "numbers"
 
 

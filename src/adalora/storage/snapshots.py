@@ -22,21 +22,6 @@ from adalora.errors import UserError
 from adalora.storage.atomic import sync
 from adalora.storage.files import file_checksum, listed
 
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "DamagedCheckpointError",
-    "Manifest",
-    "newest_sound",
-    "publish",
-    "read_manifest",
-    "remove_leftovers",
-    "rotate",
-    "snapshots",
-    "staging_folder",
-    "verify",
-]
-
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"

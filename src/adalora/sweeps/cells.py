@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["AXES", "Cell", "Flags", "Spec", "cells_of", "word", "words"]
-
 Flags = Mapping[str, Any]
 
 #: What distinguishes cells, in addition to the flags of the grid.

@@ -27,8 +27,6 @@ from adalora.storage.files import write_json
 from adalora.sweeps.estimate import MEASURED_FILE
 from adalora.training import program
 
-__all__ = ["Stopwatch", "main", "measure", "train"]
-
 _WARM_UP_STEPS = 2
 _STEPS = 6
 _BATCHES = 4

@@ -19,8 +19,6 @@ from adalora.errors import UserError
 from adalora.shell import program
 from adalora.sweeps.processes import OUTPUT_FILE, Job, end_all, start
 
-__all__ = ["RayCluster"]
-
 
 class RayCluster:
     """An executor over Ray's tasks.

@@ -28,8 +28,6 @@ from adalora.sweeps.cells import Cell, word
 from adalora.sweeps.estimate import Estimate
 from adalora.sweeps.runner import main_score
 
-__all__ = ["Display", "plan_table"]
-
 
 def plan_table(cells: Sequence[Cell], estimates: Mapping[str, Estimate]) -> Table:
     """A row for each group of cells, with what its runs will take where that is known.

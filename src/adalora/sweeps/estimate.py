@@ -11,8 +11,6 @@ from adalora.storage.files import read_json
 from adalora.sweeps.cells import Cell, words
 from adalora.sweeps.processes import MEASURE, OUTPUT_FILE, Executor, Job, error_of
 
-__all__ = ["MEASURED_FILE", "Estimate", "estimate"]
-
 #: In the folder of a measured run (``adalora.sweeps.child``).
 MEASURED_FILE = "measured.json"
 

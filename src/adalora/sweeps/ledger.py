@@ -24,8 +24,6 @@ from adalora.storage.files import read_json, write_json
 from adalora.storage.lock import locked_folder
 from adalora.sweeps.cells import Cell
 
-__all__ = ["Ledger"]
-
 _PLAN_FILE = "plan.json"
 _SPEC_FILE = "sweep.yaml"
 

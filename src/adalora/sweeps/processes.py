@@ -20,22 +20,6 @@ from adalora.runtime.memory import available_memory
 from adalora.storage.lock import locked_folder
 from adalora.storage.snapshots import newest_sound
 
-__all__ = [
-    "MEASURE",
-    "OUTPUT_FILE",
-    "TRAIN",
-    "Executor",
-    "Job",
-    "LocalProcesses",
-    "Room",
-    "end_all",
-    "error_of",
-    "outcome_of",
-    "prepare",
-    "room_here",
-    "start",
-]
-
 OUTPUT_FILE = "output.txt"
 #: What a job runs: a whole run, or a few of its steps.
 TRAIN, MEASURE = ("adalora.sweeps.child", "train"), ("adalora.sweeps.child", "measure")

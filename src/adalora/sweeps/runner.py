@@ -15,8 +15,6 @@ from adalora.sweeps.cells import Cell, words
 from adalora.sweeps.ledger import Ledger
 from adalora.sweeps.processes import Executor, Job, outcome_of, prepare
 
-__all__ = ["Keep", "main_score", "open_cells", "run_cells", "tidy"]
-
 Keep = Literal["all", "best", "none"]
 
 

@@ -14,12 +14,6 @@ from adalora.errors import UserError
 from adalora.sweeps.cells import AXES, Cell, Flags, Spec, words
 from adalora.training.arguments.parser import build_parser, parse_arguments
 
-__all__ = [
-    "check_cells",
-    "read_spec",
-    "read_sweep_file",
-]
-
 _PARTS = (
     *("name", "base", "tasks", "methods", "budgets", "seeds", "grid", "overrides", "exclude"),
 )
