@@ -2,160 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
+from adalora.builtin.miniature import MINI_TASKS, Row, generate, splits_of
 
-Row = dict[str, Any]
-_NLI = ("entailment", "neutral", "contradiction")
+#: Folders that are not the task's name in capitals.
+_FOLDERS = {"cola": "CoLA", "sst2": "SST-2", "stsb": "STS-B", "ax": "diagnostic"}
 _ENTAILMENT = ("entailment", "not_entailment")
-_FOLDERS = {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "stsb": "STS-B",
-    "qqp": "QQP",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "wnli": "WNLI",
-    "ax": "diagnostic",
+_NLI = ("entailment", "neutral", "contradiction")
+#: Classes that the files have as words.
+_WORDS = {"mnli": _NLI, "qnli": _ENTAILMENT, "rte": _ENTAILMENT}
+_STSB = "index|genre|filename|year|old_index|source1|source2|sentence1|sentence2"
+_STSB_LINE = "{idx}|main-mini|mini|2023|{idx}|none|none|{sentence1}|{sentence2}"
+_MNLI = (
+    "index|promptID|pairID|genre|sentence1_binary_parse|sentence2_binary_parse|sentence1_parse|"
+    "sentence2_parse|sentence1|sentence2"
+)
+_MNLI_LINE = "{idx}|{idx}|{idx}|mini|-|-|-|-|{premise}|{hypothesis}"
+_MRPC = "|#1 ID|#2 ID|#1 String|#2 String"
+_MRPC_LINE = "|{first}|{second}|{sentence1}|{sentence2}"
+_QQP_LINE = "{idx}|{first}|{second}|{question1}|{question2}|{label}"
+_TEXT = ("index|sentence", "{idx}|{sentence}")
+_PAIR = ("index|sentence1|sentence2", "{idx}|{sentence1}|{sentence2}")
+_QNLI = ("index|question|sentence", "{idx}|{question}|{sentence}")
+#: Header and line of train.tsv and dev.tsv, then of test.tsv, with | for a tab.
+_LAYOUTS = {
+    "cola": ("", "gj04|{label}|{star}|{sentence}", *_TEXT),
+    "sst2": ("sentence|label", "{sentence}|{label}", *_TEXT),
+    "mrpc": (f"Quality{_MRPC}", f"{{label}}{_MRPC_LINE}", f"index{_MRPC}", f"{{idx}}{_MRPC_LINE}"),
+    "stsb": (f"{_STSB}|score", f"{_STSB_LINE}|{{label:.3f}}", _STSB, _STSB_LINE),
+    "qqp": (
+        *("id|qid1|qid2|question1|question2|is_duplicate", _QQP_LINE),
+        *("id|question1|question2", "{idx}|{question1}|{question2}"),
+    ),
+    "mnli": (f"{_MNLI}|label1|gold_label", f"{_MNLI_LINE}|{{word}}|{{word}}", _MNLI, _MNLI_LINE),
+    "qnli": (f"{_QNLI[0]}|label", f"{_QNLI[1]}|{{word}}", *_QNLI),
+    "rte": (f"{_PAIR[0]}|label", f"{_PAIR[1]}|{{word}}", *_PAIR),
+    "wnli": (f"{_PAIR[0]}|label", f"{_PAIR[1]}|{{label}}", *_PAIR),
+    "ax": ("", "", "index|sentence1|sentence2", "{idx}|{premise}|{hypothesis}"),
 }
-_MNLI_HEADER = [
-    "index",
-    "promptID",
-    "pairID",
-    "genre",
-    "sentence1_binary_parse",
-    "sentence2_binary_parse",
-    "sentence1_parse",
-    "sentence2_parse",
-    "sentence1",
-    "sentence2",
-]
 
 
 def write_tsv(folder: Path, tasks: Sequence[str] = MINI_TASKS) -> None:
     """Write ``folder``/<official folder>/{train,dev,test}.tsv of every task."""
     for task in tasks:
-        target = folder / _FOLDERS[task]
+        target = folder / _FOLDERS.get(task, task.upper())
         target.mkdir(parents=True, exist_ok=True)
         for split in splits_of(task):
-            is_test = split.startswith("test")
-            lines = _LAYOUTS[task](generate(task, split), is_test)
-            text = "".join("\t".join(map(str, line)) + "\n" for line in lines)
+            header, line = _LAYOUTS[task][2:] if split.startswith("test") else _LAYOUTS[task][:2]
+            line = line.replace("|", "\t")
+            lines = [line.format(**_fields(task, row)) for row in generate(task, split)]
+            lines = [header.replace("|", "\t"), *lines] if header else lines
+            name = "diagnostic" if task == "ax" else split.replace("validation", "dev")
             encoding = "utf-8-sig" if task == "mrpc" else "utf-8"
-            (target / _file_name(task, split)).write_text(text, encoding=encoding, newline="")
+            text = "".join(f"{one}\n" for one in lines)
+            (target / f"{name}.tsv").write_text(text, encoding=encoding, newline="")
 
 
-def _file_name(task: str, split: str) -> str:
-    if task == "ax":
-        return "diagnostic.tsv"
-    return f"{split.replace('validation', 'dev')}.tsv"
-
-
-def _cola(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    if is_test:
-        return [["index", "sentence"], *([r["idx"], r["sentence"]] for r in rows)]
-    return [["gj04", r["label"], "" if r["label"] else "*", r["sentence"]] for r in rows]
-
-
-def _sst2(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    if is_test:
-        return [["index", "sentence"], *([r["idx"], r["sentence"]] for r in rows)]
-    return [["sentence", "label"], *([r["sentence"], r["label"]] for r in rows)]
-
-
-def _mrpc(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    header = ["index" if is_test else "Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
-    first = "idx" if is_test else "label"
-    return [
-        header,
-        *([r[first], 2 * r["idx"], 2 * r["idx"] + 1, r["sentence1"], r["sentence2"]] for r in rows),
-    ]
-
-
-def _stsb(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    header = [
-        "index",
-        "genre",
-        "filename",
-        "year",
-        "old_index",
-        "source1",
-        "source2",
-        "sentence1",
-        "sentence2",
-    ]
-    fixed = ["main-mini", "mini", "2023"]
-    lines = [
-        [r["idx"], *fixed, r["idx"], "none", "none", r["sentence1"], r["sentence2"]] for r in rows
-    ]
-    if is_test:
-        return [header, *lines]
-    scored = ([*line, f"{r['label']:.3f}"] for line, r in zip(lines, rows, strict=True))
-    return [[*header, "score"], *scored]
-
-
-def _qqp(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    if is_test:
-        return [
-            ["id", "question1", "question2"],
-            *([r["idx"], r["question1"], r["question2"]] for r in rows),
-        ]
-    return [
-        ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"],
-        *(
-            [r["idx"], 2 * r["idx"], 2 * r["idx"] + 1, r["question1"], r["question2"], r["label"]]
-            for r in rows
-        ),
-    ]
-
-
-def _mnli(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    lines = [
-        [r["idx"], r["idx"], r["idx"], "mini", "-", "-", "-", "-", r["premise"], r["hypothesis"]]
-        for r in rows
-    ]
-    if is_test:
-        return [_MNLI_HEADER, *lines]
-    labelled = (
-        [*line, _NLI[r["label"]], _NLI[r["label"]]] for line, r in zip(lines, rows, strict=True)
-    )
-    return [[*_MNLI_HEADER, "label1", "gold_label"], *labelled]
-
-
-def _pair(
-    first: str, second: str, labels: Sequence[Any]
-) -> Callable[[list[Row], bool], list[list[Any]]]:
-    def lines(rows: list[Row], is_test: bool) -> list[list[Any]]:
-        header = ["index", first, second]
-        if is_test:
-            return [header, *([r["idx"], r[first], r[second]] for r in rows)]
-        return [
-            [*header, "label"],
-            *([r["idx"], r[first], r[second], labels[r["label"]]] for r in rows),
-        ]
-
-    return lines
-
-
-def _ax(rows: list[Row], is_test: bool) -> list[list[Any]]:
-    header = ["index", "sentence1", "sentence2"]
-    return [header, *([r["idx"], r["premise"], r["hypothesis"]] for r in rows)]
-
-
-_LAYOUTS: dict[str, Callable[[list[Row], bool], list[list[Any]]]] = {
-    "cola": _cola,
-    "sst2": _sst2,
-    "mrpc": _mrpc,
-    "stsb": _stsb,
-    "qqp": _qqp,
-    "mnli": _mnli,
-    "qnli": _pair("question", "sentence", _ENTAILMENT),
-    "rte": _pair("sentence1", "sentence2", _ENTAILMENT),
-    "wnli": _pair("sentence1", "sentence2", (0, 1)),
-    "ax": _ax,
-}
+def _fields(task: str, row: Row) -> Row:
+    """What a line names: the example, and what only the files have of it."""
+    label, index = row["label"], row["idx"]
+    word = _WORDS[task][label] if task in _WORDS else None
+    star = "" if label else "*"
+    return {**row, "first": 2 * index, "second": 2 * index + 1, "star": star, "word": word}

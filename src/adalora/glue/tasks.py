@@ -57,9 +57,7 @@ class Task:
     training: Layout | None
     test: Layout
     splits: tuple[tuple[str, str], ...] = (
-        ("train", "train.tsv"),
-        ("validation", "dev.tsv"),
-        ("test", "test.tsv"),
+        *(("train", "train.tsv"), ("validation", "dev.tsv"), ("test", "test.tsv")),
     )
     numeric_labels: bool = False
     skip_short_rows: bool = False
@@ -85,6 +83,15 @@ _ENTAILMENT = ("entailment", "not_entailment")
 _NLI = ("entailment", "neutral", "contradiction")
 _PAIR = Layout(sentence1=1, sentence2=2, label=-1, width=4)
 _PAIR_TEST = Layout(sentence1=1, sentence2=2, label=None, width=3)
+_TEXT_TEST = Layout(sentence1=1, sentence2=None, label=None, width=2)
+
+
+def _inference(name: str, texts: tuple[str, str], numeric: bool = False) -> Task:
+    """A task of two classes whose files have the layout of the later GLUE tasks."""
+    labels = _ENTAILMENT[::-1] if numeric else _ENTAILMENT
+    folder, metrics = name.upper(), ("accuracy",)
+    return Task(name, folder, *texts, labels, metrics, _PAIR, _PAIR_TEST, numeric_labels=numeric)
+
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -97,7 +104,7 @@ TASKS: dict[str, Task] = {
             labels=("unacceptable", "acceptable"),
             metrics=("matthews_correlation",),
             training=Layout(sentence1=3, sentence2=None, label=1, width=4, header=False),
-            test=Layout(sentence1=1, sentence2=None, label=None, width=2),
+            test=_TEXT_TEST,
             numeric_labels=True,
         ),
         Task(
@@ -108,7 +115,7 @@ TASKS: dict[str, Task] = {
             labels=("negative", "positive"),
             metrics=("accuracy",),
             training=Layout(sentence1=0, sentence2=None, label=1, width=2),
-            test=Layout(sentence1=1, sentence2=None, label=None, width=2),
+            test=_TEXT_TEST,
             numeric_labels=True,
         ),
         Task(
@@ -140,7 +147,7 @@ TASKS: dict[str, Task] = {
             labels=("not_duplicate", "duplicate"),
             metrics=("accuracy", "f1"),
             training=Layout(sentence1=3, sentence2=4, label=5, width=6),
-            test=Layout(sentence1=1, sentence2=2, label=None, width=3),
+            test=_PAIR_TEST,
             numeric_labels=True,
             skip_short_rows=True,
         ),
@@ -161,37 +168,9 @@ TASKS: dict[str, Task] = {
                 ("test_mismatched", "test_mismatched.tsv"),
             ),
         ),
-        Task(
-            name="qnli",
-            folder="QNLI",
-            sentence1_key="question",
-            sentence2_key="sentence",
-            labels=_ENTAILMENT,
-            metrics=("accuracy",),
-            training=_PAIR,
-            test=_PAIR_TEST,
-        ),
-        Task(
-            name="rte",
-            folder="RTE",
-            sentence1_key="sentence1",
-            sentence2_key="sentence2",
-            labels=_ENTAILMENT,
-            metrics=("accuracy",),
-            training=_PAIR,
-            test=_PAIR_TEST,
-        ),
-        Task(
-            name="wnli",
-            folder="WNLI",
-            sentence1_key="sentence1",
-            sentence2_key="sentence2",
-            labels=("not_entailment", "entailment"),
-            metrics=("accuracy",),
-            training=_PAIR,
-            test=_PAIR_TEST,
-            numeric_labels=True,
-        ),
+        _inference("qnli", ("question", "sentence")),
+        _inference("rte", ("sentence1", "sentence2")),
+        _inference("wnli", ("sentence1", "sentence2"), numeric=True),
         Task(
             name="ax",
             folder="diagnostic",
