@@ -1,4 +1,4 @@
-"""Rooms depend one way, as docs/architecture.md orders them; no circle, no name twice.
+"""Rooms depend one way, as docs/architecture.md orders them; few modules, no circle, no name twice.
 
 Imports are read from the source, those inside functions included; those for the type checker alone
 bind nothing at run time and are left out.
@@ -156,3 +156,9 @@ def test_the_page_and_the_room_say_the_same_sentence(room: str) -> None:
 def test_no_name_occurs_twice() -> None:
     counts = Counter(file.name for file in MODULES.values() if file.name != "__init__.py")
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_there_are_few_modules_and_fewer_splinters() -> None:
+    short = [module for module, source in SOURCES.items() if len(source.splitlines()) < 60]
+    assert len(MODULES) <= 175
+    assert len(short) <= 25, short
