@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,13 @@ def test_a_wrong_value_names_the_file(values: dict[str, Any], tmp_path: Path) ->
     (tmp_path / RECORD_FILE).write_text(json.dumps({**values, "seed": "six"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"run\.json is damaged .*'seed' is 'six'"):
         RunRecord.read(tmp_path)
+
+
+def test_finished_runs_are_read_and_shown_without_torch() -> None:
+    rooms = ("results.sources", "tables.render", "tables.comparison", "report.page")
+    program = f"import sys, {', '.join(f'adalora.{room}' for room in rooms)}; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "adalora.report.page" in imported
+    assert not imported & {"torch", "transformers", "datasets"}

@@ -17,8 +17,6 @@ from adalora.commands.flags import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["main"]
-
 EXAMPLES = """  adalora eval output/mini-rte
   adalora eval output/rte --data_dir glue_data
   adalora eval output/mine --validation_file dev.csv --format json"""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from adalora.commands.flags import CommandParser, add_output_flags, require_our_loralib
 from adalora.export.formats import FORMATS, find_format
 
-__all__ = ["export_run", "import_run"]
-
 
 def export_run(flags: Sequence[str]) -> int:
     """Export a run, and say how well the result agrees with it."""

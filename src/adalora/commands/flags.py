@@ -13,16 +13,6 @@ from adalora.shell import program
 if TYPE_CHECKING:
     from adalora.inference.classifier import Classifier
 
-__all__ = [
-    "CommandParser",
-    "add_format_flag",
-    "add_loading_flags",
-    "add_output_flags",
-    "load_by_flags",
-    "positive",
-    "require_our_loralib",
-]
-
 
 class CommandParser(argparse.ArgumentParser):
     """A parser whose errors are ``UserError`` and whose flags are not shortened.

@@ -16,8 +16,6 @@ from adalora.errors import UserError
 if TYPE_CHECKING:
     from adalora.artefact.description import Description
 
-__all__ = ["facts_of", "main"]
-
 EXAMPLES = """  adalora info output/rte
   adalora info output/rte/model/checkpoint-500
   adalora info output/rte --format json"""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from adalora.terminal.plan_summary import PlanSummary
     from adalora.training.arguments.parser import RunArguments
 
-__all__ = ["main", "make_plan"]
-
 
 def main(flags: Sequence[str]) -> int:
     """Print the plan; 1 if something is wrong with its schedule."""

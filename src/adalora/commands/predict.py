@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from adalora.inference.texts import Row
 
-__all__ = ["main"]
-
 EXAMPLES = """  adalora predict output/rte pairs.csv --output labels.tsv
   echo "A text to classify." | adalora predict output/sst2
   adalora predict output/mine reviews.jsonl --column review --format jsonl | head"""

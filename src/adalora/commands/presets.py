@@ -11,8 +11,6 @@ from adalora.shell import program
 if TYPE_CHECKING:
     from adalora.presets import Preset
 
-__all__ = ["main"]
-
 EXAMPLES = """  adalora presets
   adalora presets mnli/adalora-0.3M
   adalora presets mnli/adalora-0.3M --format yaml > run.yaml

@@ -10,8 +10,6 @@ from adalora.commands.flags import CommandParser, add_output_flags
 from adalora.errors import UserError
 from adalora.shell import program
 
-__all__ = ["compare", "report"]
-
 
 def compare(flags: Sequence[str]) -> int:
     """Print what differs between two runs, one table a section."""

@@ -13,11 +13,6 @@ from adalora.errors import UserError
 if TYPE_CHECKING:
     from adalora.glue.submission import Answers
 
-__all__ = [
-    "main",
-    "predict_answers",
-]
-
 EXAMPLES = """  adalora submit output/glue/* -o submission.zip
   adalora submit output/rte output/mnli -o submission.zip --fill majority
   adalora submit output/rte --data_dir glue_data -o submission.zip --fill majority"""

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from adalora.results.rows import Row
     from adalora.tables.grids import Grid
 
-__all__ = ["main"]
-
 EXAMPLES = """  adalora table output/sweep
   adalora table output/sweep --against lora
   adalora table output/sweep -o docs/table.md

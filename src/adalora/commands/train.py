@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["HELP", "main", "show_help"]
-
 #: What ``--help`` shows, without the seconds that the parser's imports take.
 HELP = """\
 usage: {program} FLAGS...

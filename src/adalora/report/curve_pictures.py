@@ -20,8 +20,6 @@ from adalora.report.drawing import (
 )
 from adalora.results.history import History, Point
 
-__all__ = ["curve_pictures"]
-
 _NOT_METRICS = ("loss", "runtime", "samples", "samples_per_second", "steps_per_second")
 # So many losses and the single ones hide the trend.
 _MANY = 40

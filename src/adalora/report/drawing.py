@@ -24,19 +24,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from adalora.results.words import compact
 
-__all__ = [
-    "INK",
-    "MUTED",
-    "Pen",
-    "Picture",
-    "draw",
-    "log_scale",
-    "new_figure",
-    "pens",
-    "steps_axis",
-    "thinned",
-]
-
 T = TypeVar("T")
 
 WIDTH = 4.8

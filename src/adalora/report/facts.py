@@ -12,19 +12,6 @@ from adalora.results.record import RunRecord
 from adalora.results.sources import Run
 from adalora.results.words import duration, megabytes, number, plural
 
-__all__ = [
-    "Rows",
-    "Tile",
-    "command",
-    "environment",
-    "flags",
-    "reached",
-    "scores",
-    "story",
-    "tiles",
-    "title",
-]
-
 #: Names and values of a two-column table.
 Rows = list[tuple[str, str]]
 

@@ -32,13 +32,6 @@ from adalora.results.sources import Run, Sweep
 from adalora.results.words import duration, enumerate_words, plural, span
 from adalora.storage.atomic import atomic_write
 
-__all__ = [
-    "MANIFEST",
-    "Page",
-    "render",
-    "write_page",
-]
-
 
 @dataclass(frozen=True)
 class Page:

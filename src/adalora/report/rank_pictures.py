@@ -24,8 +24,6 @@ from adalora.results.history import Allocation, History
 from adalora.results.places import arrange
 from adalora.results.words import compact, plural
 
-__all__ = ["rank_pictures"]
-
 # Light to dark, so that a print without colours reads the same.
 _SHADES = "Blues"
 

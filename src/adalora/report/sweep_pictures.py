@@ -24,8 +24,6 @@ from adalora.results.rows import Row
 from adalora.results.scores import ScoreTable
 from adalora.results.words import compact
 
-__all__ = ["Point", "frontier", "main_range", "score_against_parameters", "sweep_pictures"]
-
 
 @dataclass(frozen=True)
 class Point:

@@ -25,8 +25,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-__all__ = ["LEAST_SEEDS", "METRICS", "bootstrap_differences", "half_width"]
-
 Array = np.ndarray[Any, Any]
 #: With fewer pairs of runs no interval is given: the seeds' chance is not known, or hardly.
 LEAST_SEEDS = 3

@@ -15,8 +15,6 @@ from typing import Any
 
 from adalora.glue.tasks import MINI_PREFIX, TASKS, resolve_task
 
-__all__ = ["CONVENTIONS", "Column", "columns_of", "task_order", "task_score", "task_title"]
-
 #: Convention -> what it does with a task of two figures.
 CONVENTIONS = {
     "paper": "MNLI is the mean of matched and mismatched, QQP of accuracy and F1",

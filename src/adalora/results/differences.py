@@ -25,8 +25,6 @@ from adalora.results.rows import Row
 from adalora.results.scores import table_columns
 from adalora.results.sources import Run
 
-__all__ = ["Difference", "Differences", "differences", "find_row"]
-
 Array = np.ndarray[Any, Any]
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 from adalora.results.record import RunWarning, SplitScores
 
-__all__ = ["Evidence", "find_warnings"]
-
 
 @dataclass(frozen=True)
 class Evidence:

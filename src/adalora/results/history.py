@@ -16,17 +16,6 @@ from typing import Any
 
 from adalora.errors import UserError
 
-__all__ = [
-    "Allocation",
-    "Confusion",
-    "History",
-    "Point",
-    "Traces",
-    "read_history",
-    "read_predictions",
-    "read_traces",
-]
-
 #: A step and what was measured at it.
 Point = tuple[int, float]
 # More classes than these are numbers (STS-B), or make no table that can be read.

@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["hardware", "peak_memory", "processor_name", "revision", "usable_cores", "versions"]
-
 
 def hardware(*, device: Any, precision: str, processes: int) -> dict[str, Any]:
     """The machine of this process.

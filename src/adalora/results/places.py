@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Place", "arrange"]
-
 # The ends of module paths, longest first where one is part of another, and the original's names.
 _KINDS = (
     ("attention.output.dense", "attention.output"),

@@ -19,8 +19,6 @@ from adalora.errors import UserError
 from adalora.storage.atomic import atomic_write
 from adalora.storage.files import plain
 
-__all__ = ["RECORD_FILE", "RunRecord", "RunWarning", "SplitScores", "WarningKind"]
-
 RECORD_FILE = "run.json"
 
 WarningKind = Literal[

@@ -20,8 +20,6 @@ from typing import Any
 from adalora.results.columns import Column, task_order, task_title
 from adalora.results.sources import Failure, Run
 
-__all__ = ["Row", "Spread", "row_label", "rows_of"]
-
 #: Flags that decide where a run reads and writes, and nothing of what it learns.
 _HOUSEKEEPING = frozenset(
     """cache_dir data_dir dataloader_num_workers dataloader_pin_memory disable_tqdm do_eval

@@ -25,17 +25,6 @@ from adalora.results.columns import CONVENTIONS, Column, columns_of, task_order,
 from adalora.results.rows import Row, Spread, rows_of
 from adalora.results.sources import Sweep
 
-__all__ = [
-    "EPOCHS",
-    "FAILED",
-    "GUARDS",
-    "ScoreTable",
-    "focus_of",
-    "score_table",
-    "summarise",
-    "table_columns",
-]
-
 EPOCHS = ("last", "best")
 FAILED = "failed"
 #: Kind of a record's warning -> what it says of a run.

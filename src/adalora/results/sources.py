@@ -16,19 +16,6 @@ from typing import Any, Literal, Self
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 
-__all__ = [
-    "RESULTS_FILE",
-    "Failure",
-    "Result",
-    "Run",
-    "Sweep",
-    "read_results",
-    "read_run",
-    "read_source",
-    "read_sources",
-    "read_sweep",
-]
-
 RESULTS_FILE = "results.jsonl"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["compact", "duration", "enumerate_words", "megabytes", "number", "plural", "span"]
-
 
 def number(value: float | None, digits: int = 4) -> str:
     """A measured value with ``digits`` decimals; "–" for none, "not finite" where it is not."""

@@ -1,4 +1,7 @@
-"""Tensor and JSON files: each complete or as it was before, and none of them executable."""
+"""Tensor and JSON files: each complete or as it was before, and none of them executable.
+
+torch is imported by the functions on tensors alone, so that reading results needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from adalora.errors import UserError
 from adalora.storage.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -24,6 +27,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: if one of them holds NaN or an infinity.
     """
+    from safetensors.torch import save_file
+
     bad = not_finite(tensors.items())
     if bad:
         raise UserError(
@@ -59,6 +64,8 @@ def is_finite(tensor: Tensor) -> bool:
     Judged by its smallest and its largest number, which NaN would take the place of:
     ``torch.isfinite`` makes copies of the size of its argument.
     """
+    import torch
+
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
@@ -70,6 +77,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: if the file is absent, truncated or of another format.
     """
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
@@ -91,6 +100,8 @@ def read_bin(path: Path) -> dict[str, Tensor]:
         UserError: if the file is absent, damaged, holds anything but tensors by name, or would
             need code to be run.
     """
+    import torch
+
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
@@ -102,7 +113,7 @@ def read_bin(path: Path) -> dict[str, Tensor]:
             f"safety): {reason}"
         ) from error
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise UserError(
             f"{path} does not hold a dictionary from names to tensors; give a state dictionary."

@@ -14,8 +14,6 @@ from adalora.results.places import arrange
 from adalora.results.rows import row_label
 from adalora.results.sources import Run
 
-__all__ = ["Section", "comparison"]
-
 #: What, in the first run, in the second, the second less the first.
 Line = tuple[str, str, str, str]
 _ABSENT = "–"

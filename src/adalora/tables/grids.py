@@ -12,14 +12,6 @@ from adalora.results.rows import Row, Spread
 from adalora.results.scores import FAILED, GUARDS, ScoreTable
 from adalora.tables.paper import PaperTable, paper_table
 
-__all__ = [
-    "Grid",
-    "difference_grid",
-    "paper_grid",
-    "parameter_grid",
-    "score_grid",
-]
-
 #: Guard -> the sign that marks a figure.
 _SIGNS = dict(zip(GUARDS, ("†", "‡", "§", "¶", "‖", "#", "*"), strict=True))
 _EMPTY = "–"

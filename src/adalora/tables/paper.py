@@ -10,8 +10,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["PaperTable", "paper_base_model", "paper_records", "paper_table"]
-
 
 @dataclass(frozen=True)
 class PaperTable:

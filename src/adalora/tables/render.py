@@ -18,17 +18,6 @@ from adalora.results.differences import Difference, Differences
 from adalora.results.rows import Row, Spread
 from adalora.results.scores import ScoreTable
 
-__all__ = [
-    "FORMATS",
-    "SUFFIXES",
-    "csv_text",
-    "difference_records",
-    "latex",
-    "markdown",
-    "print_grid",
-    "score_records",
-]
-
 FORMATS = ("terminal", "markdown", "latex", "csv")
 #: Ending of ``--output`` -> the format that it means.
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}

@@ -13,13 +13,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from loralib.schedule import BudgetSchedule
 
-__all__ = [
-    "PlanSummary",
-    "budget_curve",
-    "facts_table",
-    "plan_summary",
-]
-
 
 @dataclass(frozen=True)
 class PlanSummary:

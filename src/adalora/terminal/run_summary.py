@@ -16,8 +16,6 @@ from adalora.results.words import duration
 from adalora.shell import lines_of, short_path
 from adalora.terminal.plan_summary import facts_table
 
-__all__ = ["RunSummary", "Score", "rank_table", "run_summary"]
-
 
 @dataclass(frozen=True)
 class Score:
