@@ -21,15 +21,6 @@ from adalora.adapters.head import base_path
 from adalora.errors import UserError
 from loralib.base import adapter_dtype
 
-__all__ = [
-    "ADAPTER_TYPES",
-    "AdapterType",
-    "Bottleneck",
-    "OutputWithBottleneck",
-    "add_bottleneck",
-    "bottlenecks",
-]
-
 AdapterType = Literal["houlsby", "pfeiffer"]
 ADAPTER_TYPES = get_args(AdapterType)
 

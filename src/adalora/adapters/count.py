@@ -12,8 +12,6 @@ from adalora.adapters.head import is_head
 from adalora.adapters.kinds import lora_layers
 from adalora.errors import UserError
 
-__all__ = ["ParameterCounts", "count_parameters"]
-
 
 @dataclass(frozen=True)
 class ParameterCounts:

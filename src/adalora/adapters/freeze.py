@@ -11,8 +11,6 @@ from adalora.adapters.kinds import METHODS, PARTS, Method
 from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
 
-__all__ = ["freeze_base", "trained_parts"]
-
 
 def freeze_base(model: nn.Module, *, train: Method | Sequence[Method]) -> list[str]:
     """Let the method's parameters and the head train, and freeze the rest.

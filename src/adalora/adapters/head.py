@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from loralib.base import adapter_dtype
 
-__all__ = ["base_path", "head_modules", "head_names", "is_head", "widen_head"]
-
 # Where PEFT's models hold the classifier; one of prompts has no tuner in between.
 _PEFT_WRAPPER = re.compile(r"base_model\.(model\.)?")
 # The prompts that PEFT trains are parameters of its wrapper, not of the classifier.

@@ -14,12 +14,6 @@ from torch import nn
 from adalora.errors import UserError
 from loralib.base import LinearAdapter
 
-__all__ = [
-    "INITIALISATIONS",
-    "Initialisation",
-    "initialise",
-]
-
 Initialisation = Literal["gaussian", "lora", "orthogonal", "pissa"]
 INITIALISATIONS = get_args(Initialisation)
 

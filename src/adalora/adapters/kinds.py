@@ -27,19 +27,6 @@ from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
 from loralib.base import LinearAdapter
 
-__all__ = [
-    "LORA_KINDS",
-    "METHODS",
-    "PARTS",
-    "LoRAKind",
-    "Method",
-    "Part",
-    "added_names",
-    "is_count",
-    "kind_of",
-    "lora_layers",
-]
-
 
 @dataclass(frozen=True)
 class LoRAKind:

@@ -13,8 +13,6 @@ from adalora.adapters.kinds import LORA_KINDS
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
-__all__ = ["add_lora", "replace_module"]
-
 
 def add_lora(
     model: nn.Module,
@@ -74,10 +72,7 @@ def add_lora(
     layer_class = LORA_KINDS[lora_type].layer
     for path, module in found.items():
         layer = layer_class.from_linear(
-            cast(nn.Linear, module),
-            r=init_rank,
-            lora_alpha=lora_alpha,
-            lora_dropout=lora_dropout,
+            cast(nn.Linear, module), r=init_rank, lora_alpha=lora_alpha, lora_dropout=lora_dropout
         )
         initialise(layer, lora_init, path=path)
         replace_module(model, path, layer)

@@ -17,12 +17,6 @@ from adalora.adapters.peft_method import is_peft
 from adalora.errors import UserError
 from loralib.base import LinearAdapter
 
-__all__ = [
-    "base_without_head",
-    "merge_adapters",
-    "merged_model",
-]
-
 
 def merge_adapters(model: nn.Module) -> int:
     """Add every LoRA update into its weight and put a plain ``nn.Linear`` in the layer's place.

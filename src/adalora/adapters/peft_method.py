@@ -27,8 +27,6 @@ from adalora.adapters.targets import NAMES, find_targets
 from adalora.errors import UserError
 from adalora.shell import program
 
-__all__ = ["add_peft", "is_peft", "peft_method_name", "read_peft_values"]
-
 # What a saved adapter's file says about where it came from, and nothing of the method.
 _OF_A_SAVED_ADAPTER = (
     "auto_mapping",

@@ -17,8 +17,6 @@ from adalora.adapters.bottleneck import bottlenecks
 from adalora.adapters.head import base_path, is_head
 from adalora.errors import UserError
 
-__all__ = ["NAMES", "PATTERN_PREFIX", "find_targets"]
-
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 PATTERN_PREFIX = "re:"
 

@@ -11,14 +11,6 @@ from adalora.adapters.kinds import is_count
 from adalora.errors import UserError
 from adalora.storage.files import listed, not_finite, read_tensors, write_tensors
 
-__all__ = [
-    "copy_exactly",
-    "load_trainable",
-    "save_trainable",
-    "trainable_parameters",
-    "trainable_state",
-]
-
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter that trains, and ``ranknum``, which the update's scale divides by.

@@ -30,8 +30,6 @@ from adalora.errors import UserError
 from adalora.pretrained import deberta
 from adalora.pretrained.loading import describe_task
 
-__all__ = ["BaseEncoder", "set_tensor"]
-
 
 @dataclass(frozen=True)
 class BaseEncoder:

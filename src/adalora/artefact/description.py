@@ -27,15 +27,6 @@ from adalora.validation import (
     check_whole,
 )
 
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "Description",
-    "LoRASettings",
-    "Origin",
-    "read_description",
-]
-
 FORMAT_VERSION = 1
 MANIFEST = "adalora.json"
 

@@ -18,8 +18,6 @@ from adalora.storage.atomic import finish, move_files
 from adalora.storage.files import file_checksum
 from adalora.storage.lock import lock_or_warn
 
-__all__ = ["check_files", "find_artefact", "prepared", "publish", "sole_writer"]
-
 _ASIDE = ".artefact-"
 
 

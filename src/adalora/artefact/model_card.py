@@ -15,8 +15,6 @@ from huggingface_hub import ModelCardData
 
 from adalora.artefact.description import Description
 
-__all__ = ["CARD_FILE", "is_ours", "model_card"]
-
 CARD_FILE = "README.md"
 _MARKER = "<!-- adalora model card: replaced with the artefact; delete this line to keep it. -->"
 # What the Trainer reports besides the metrics.

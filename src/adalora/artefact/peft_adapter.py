@@ -17,8 +17,6 @@ from adalora.errors import UserError
 from adalora.shell import program
 from adalora.storage.files import listed, not_finite, read_json, write_json
 
-__all__ = ["PEFT_FILES", "load_peft_adapter", "write_peft_adapter"]
-
 #: Tensors first.
 PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 

@@ -37,8 +37,6 @@ from adalora.errors import UserError
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.storage.files import listed, not_finite
 
-__all__ = ["Artefact", "load_artefact"]
-
 
 @dataclass(frozen=True)
 class Artefact:

@@ -26,18 +26,6 @@ from adalora.artefact.peft_adapter import PEFT_FILES
 from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, not_finite, read_tensors
 
-__all__ = [
-    "ADAPTER_FILE",
-    "HEAD_FILE",
-    "MODEL_FILE",
-    "StoredArtefact",
-    "naming",
-    "rank_of",
-    "read_artefact",
-    "shapes",
-    "tokenizer_files",
-]
-
 ADAPTER_FILE = "adapter.safetensors"
 HEAD_FILE = "head.safetensors"
 MODEL_FILE = "model.safetensors"

@@ -24,8 +24,6 @@ from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, not_finite, read_bin, read_tensors
 from loralib.base import LinearAdapter
 
-__all__ = ["WarmStart", "load_bottleneck", "load_lora"]
-
 _LOGGER = logging.getLogger(__name__)
 # A count that the original stores with the factors.
 _RANK_COUNT = "ranknum"

@@ -32,8 +32,6 @@ from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, write_json, write_tensors
 from loralib.base import LinearAdapter
 
-__all__ = ["save_artefact"]
-
 # What an artefact of another method would leave behind.
 _OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
 

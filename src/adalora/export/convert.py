@@ -24,15 +24,6 @@ from adalora.shell import program
 from adalora.storage.atomic import complete_or_absent
 from adalora.storage.files import listed, not_finite
 
-__all__ = [
-    "Export",
-    "export_run",
-    "formats_for",
-    "load_source",
-    "quietly",
-    "refuse",
-]
-
 #: A folder with one of these may be an earlier export.
 _MARKS = ("config.json", "adapter_config.json")
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     #: Inputs by name -> logits [batch, labels], float32 on the CPU.
     Predict = Callable[[dict[str, Tensor]], Tensor]
 
-__all__ = ["FORMATS", "Exporter", "Format", "find_format", "is_installed"]
-
 
 class Exporter(Protocol):
     """What the class of a format defines. The artefact's model is float32, in evaluation mode."""

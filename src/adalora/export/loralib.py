@@ -28,8 +28,6 @@ from adalora.pretrained import deberta
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
 
-__all__ = ["StateDict"]
-
 
 class StateDict:
     """One file for the original's ``load_state_dict``."""

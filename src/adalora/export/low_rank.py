@@ -13,12 +13,6 @@ from adalora.artefact.description import LoRASettings
 from adalora.artefact.reader import Artefact
 from adalora.errors import UserError
 
-__all__ = [
-    "LowRank",
-    "low_rank_updates",
-    "require_lora",
-]
-
 
 @dataclass(frozen=True)
 class LowRank:

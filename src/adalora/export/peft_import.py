@@ -31,13 +31,6 @@ from adalora.storage.atomic import complete_or_absent
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
 
-__all__ = [
-    "ARCHITECTURES",
-    "Import",
-    "add_products",
-    "build",
-    "import_adapter",
-]
 
 ARCHITECTURES = ("deberta-v2", "deberta", "bert", "roberta", "electra")
 _TOLERANCE = 1e-5

@@ -21,8 +21,6 @@ from adalora.export.low_rank import LowRank
 from adalora.export.peft_write import CONFIG_FILE, PREFIX, TENSOR_FILE
 from adalora.storage.files import listed, read_bin, read_json, read_tensors
 
-__all__ = ["PeftAdapter", "read_adapter"]
-
 _BIN_FILE = "adapter_model.bin"
 _READ = frozenset(
     "peft_type task_type bias r init_r lora_alpha lora_dropout use_rslora rank_pattern "

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from adalora.export.formats import Predict
 
-__all__ = ["CONFIG_FILE", "PREFIX", "TENSOR_FILE", "AdaLoraFolder", "LoraFolder"]
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"

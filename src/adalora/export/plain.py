@@ -27,7 +27,6 @@ from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
 
-__all__ = ["GRAPH_FILE", "Merged", "Onnx"]
 
 GRAPH_FILE = "model.onnx"
 #: A protobuf file ends at 2 GiB; weights of larger models lie in a second file.

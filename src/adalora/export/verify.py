@@ -16,7 +16,6 @@ from adalora.pretrained.loading import longest_input
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
 
-__all__ = ["Agreement", "input_names", "measure", "predictor", "random_batches"]
 
 #: Batch size and share of the longest length, of the five random batches.
 _SHAPES = ((1, 0.0), (2, 0.05), (3, 0.15), (5, 0.5), (2, 1.0))

@@ -24,17 +24,6 @@ from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
 from adalora.pretrained.loading import load_tokenizer
 
-__all__ = [
-    "Answer",
-    "Classifier",
-    "Input",
-    "Prediction",
-    "default_device",
-    "known_task",
-    "load",
-    "text_columns",
-]
-
 Input = str | tuple[str, str]
 
 

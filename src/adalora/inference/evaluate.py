@@ -17,8 +17,6 @@ from adalora.glue.metrics import compute_glue_metrics
 from adalora.inference.classifier import Classifier, known_task, text_columns
 from adalora.inference.texts import Columns, choose_columns
 
-__all__ = ["EvaluationSet", "evaluate", "evaluation_sets"]
-
 
 @dataclass(frozen=True)
 class EvaluationSet:

@@ -17,8 +17,6 @@ from adalora.inference.classifier import Answer, Prediction
 from adalora.inference.texts import Row
 from adalora.storage.atomic import atomic_write
 
-__all__ = ["FORMATS", "check_target", "opened", "writer"]
-
 FORMATS = ("tsv", "csv", "jsonl")
 _DIGITS = 6
 
@@ -67,10 +65,7 @@ def opened(path: Path | None, *, force: bool = False) -> Iterator[TextIO]:
 
 
 def writer(
-    stream: TextIO,
-    form: str,
-    labels: Sequence[str] | None,
-    text_columns: Sequence[str] = (),
+    stream: TextIO, form: str, labels: Sequence[str] | None, text_columns: Sequence[str] = ()
 ) -> Write:
     """A function that writes rows and their answers; the header is written at once.
 

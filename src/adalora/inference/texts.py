@@ -16,8 +16,6 @@ from typing import Any, BinaryIO
 
 from adalora.errors import UserError
 
-__all__ = ["FORMATS", "Columns", "Row", "choose_columns", "format_of", "read_rows"]
-
 #: Form -> endings of its files.
 FORMATS = {
     "lines": (".txt", ".text"),

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FastDropout", "fast_dropout", "keep_mask", "use_fast_dropout"]
-
 
 def keep_mask(like: Tensor, chance: float) -> Tensor:
     """1 with probability 1 - ``chance`` (to 2⁻¹⁶), else 0: int8, in the shape of ``like``.

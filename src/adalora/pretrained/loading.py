@@ -30,14 +30,6 @@ from adalora.pretrained.loading_errors import explain_loading_errors, quiet_tran
 from adalora.storage.files import listed
 from adalora.validation import check_model_sizes
 
-__all__ = [
-    "describe_task",
-    "load_classifier",
-    "load_config",
-    "load_tokenizer",
-    "longest_input",
-]
-
 logger = logging.getLogger(__name__)
 NANO = "nano"
 # A tokenizer without a stated limit says 1e30.

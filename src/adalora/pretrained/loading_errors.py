@@ -14,8 +14,6 @@ from adalora.errors import UserError
 from adalora.shell import program
 from adalora.storage.hub import limit_waiting
 
-__all__ = ["explain_loading_errors", "quiet_transformers"]
-
 
 @contextlib.contextmanager
 def explain_loading_errors(name: str, what: str = "model") -> Iterator[None]:

@@ -18,8 +18,6 @@ from transformers.masking_utils import sdpa_mask
 
 from adalora.pretrained.dropout import fast_dropout
 
-__all__ = ["encoder_attention", "use_fast_attention"]
-
 _NAME = "adalora_encoder"
 
 

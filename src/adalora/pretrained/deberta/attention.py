@@ -19,8 +19,6 @@ from adalora.errors import UserError
 from adalora.pretrained.deberta.packed_attention import PackedBatch, packed_attention
 from adalora.pretrained.deberta.reference import disentangled_scores, relative_buckets
 
-__all__ = ["DisentangledAttention"]
-
 
 class DisentangledAttention(nn.Module):
     """Multi-head self-attention over contents and relative positions.

@@ -19,8 +19,6 @@ from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
 from adalora.pretrained.deberta.packing import PackedMask, Packing
 from adalora.pretrained.deberta.reference import distance_buckets
 
-__all__ = ["UnpaddedDebertaV2Model", "is_unpadded"]
-
 
 class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
     """The installed model with another way through it; parameters and their names are its own.

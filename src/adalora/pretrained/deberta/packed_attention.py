@@ -26,8 +26,6 @@ from torch import Tensor
 from adalora.pretrained.deberta.packing import Group, Packing
 from adalora.pretrained.dropout import keep_mask
 
-__all__ = ["PackedBatch", "Positions", "packed_attention"]
-
 #: Rows of a block; smaller blocks meet fewer positions, larger ones make better products.
 BLOCK = 64
 
@@ -235,11 +233,7 @@ def _position_term(rows: Tensor, table: Tensor, length: int) -> Tensor:
 
 
 def _probabilities(
-    query: Tensor,
-    key: Tensor,
-    table_key: Tensor | None,
-    table_query: Tensor | None,
-    group: Group,
+    query: Tensor, key: Tensor, table_key: Tensor | None, table_query: Tensor | None, group: Group
 ) -> Tensor:
     """Softmax of the scores, [heads, count, length, length]; the inputs are scaled."""
     length = group.length

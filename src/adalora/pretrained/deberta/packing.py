@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Group", "PackedMask", "Packing"]
-
 #: Sequences share a group while at least this share of its positions is real.
 FULLNESS = 0.8
 #: Most scores of one head in a group: a group's score tensor should stay in the processor's cache.
@@ -246,11 +244,7 @@ def _by_length(spans: Sequence[int]) -> list[list[int]]:
 
 
 def _group(
-    members: list[int],
-    length: int,
-    counts: list[int],
-    real: Tensor,
-    places: Tensor,
+    members: list[int], length: int, counts: list[int], real: Tensor, places: Tensor
 ) -> Group:
     # Sequences with no gaps that stand side by side in the packed tokens need no index.
     side_by_side = members == list(range(members[0], members[-1] + 1))

@@ -15,8 +15,6 @@ from adalora.pretrained.deberta.attention import DisentangledAttention
 from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 from adalora.pretrained.dropout import use_fast_dropout
 
-__all__ = ["patch"]
-
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -19,8 +19,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["disentangled_scores", "distance_buckets", "relative_buckets"]
-
 
 def relative_buckets(
     length: int, *, buckets: int, max_position: int, device: torch.device | None = None
