@@ -139,7 +139,7 @@ def test_an_existing_target_is_replaced_only_with_force_and_only_by_a_complete_o
     out = tmp_path / "out"
     export_run(run, to="merged", output=out)
     before = tree(out)
-    with pytest.raises(UserError, match="exists already; name another place, or replace it with"):
+    with pytest.raises(UserError, match="name another place; --overwrite replaces it"):
         export_run(run, to="lora", output=out)
     honest = lora.LoraFolder.read
     monkeypatch.setattr(lora.LoraFolder, "read", lambda *_: lambda batch: torch.zeros(1))
