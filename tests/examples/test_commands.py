@@ -137,3 +137,19 @@ def test_the_flags_of_a_task_script_train_and_evaluate(task: str, tmp_path: Path
         cwd=tmp_path,
     )
     assert_trained(root, task)
+
+
+@pytest.mark.slow
+def test_a_task_script_starts_its_launcher_which_trains_and_evaluates(
+    run_command: Any, tmp_path: Path
+) -> None:
+    write_tsv(tmp_path / "glue", ["rte"])
+    script = PROJECT_ROOT / "scripts" / "run_debertav3_rte.sh"
+    run_command(
+        [
+            *("bash", script, *FEW, "--data_dir", "glue", "--max_train_samples", "200"),
+            *("--root_output_dir", "run"),
+        ],
+        cwd=tmp_path,
+    )
+    assert_trained(tmp_path / "run", "rte")

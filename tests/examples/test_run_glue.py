@@ -24,6 +24,7 @@ def read(path: Path) -> dict[str, Any]:
 # --- resuming and overwriting ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_a_checkpoint_ends_as_it_would_have(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def test_ways_to_compute_leave_the_allocation_whole(tmp_path: Path, flags: tuple
     assert 0 < read(root / "train_results.json")["train_loss"] < 2
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_stops_at_its_budget(tmp_path: Path) -> None:
     """Nothing is learned, so that no evaluation is better than the first that counts, at step 6."""
     root = tmp_path / "run"

@@ -34,6 +34,7 @@ def test_without_a_network_one_sentence_names_the_three_ways(tmp_path: Path) -> 
     assert [way for way in WAYS if way not in str(caught.value)] == []
 
 
+@pytest.mark.slow
 def test_the_datasets_librarys_own_variable_switches_it_off_as_well(tmp_path: Path) -> None:
     # In a process of its own: it is read when the library is imported.
     program = (

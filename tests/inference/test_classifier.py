@@ -193,7 +193,13 @@ def inputs_of(classifier):
     return TEXTS if len(columns) == 1 else [(text, "a bird sang") for text in TEXTS]
 
 
-@pytest.mark.parametrize("first", ["mnli", "bitfit", "bottleneck", "number"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "mnli",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("bitfit", "bottleneck", "number")),
+    ],
+)
 def test_each_adapter_answers_as_if_it_were_alone(folders, first):
     classifier = adalora.load(folders[first], device="cpu", name=first)
     for name, folder in folders.items():

@@ -59,7 +59,14 @@ def test_a_metric_that_is_not_defined_is_zero(metric: str, random: np.random.Gen
     assert METRICS[metric](labels, np.full(30, 0.1), np.ones((1, 30)))[0] == 0
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "matthews_correlation", "correlation"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "accuracy",
+        pytest.param("matthews_correlation", marks=pytest.mark.slow),
+        pytest.param("correlation", marks=pytest.mark.slow),
+    ],
+)
 def test_the_spread_over_examples_is_that_of_scipys_paired_bootstrap(
     metric: str, random: np.random.Generator
 ) -> None:

@@ -121,6 +121,7 @@ def test_a_ctrl_c_in_the_terminal_reaches_the_sweep_alone(make_job: Make) -> Non
         end_all([process])
 
 
+@pytest.mark.slow
 def test_a_run_ends_by_itself_when_its_sweep_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -274,6 +274,7 @@ def test_a_narrow_terminal_gets_every_column_in_blocks(
     assert "…" not in text
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_gets_every_sign_in_ascii(runs: Path, project_root: Path) -> None:
     """In a process of its own, whose output cannot hold the signs."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}

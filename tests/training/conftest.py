@@ -81,18 +81,14 @@ def make_arguments(tmp_path: Path) -> Callable[..., AdaLoraTrainingArguments]:
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., None]:
-    """Run a program with these words in so many processes of one job; all must end well."""
+    """Run a program with these words, which no launcher has started; it must end well."""
 
-    def run(program: Path, *words: str, processes: int) -> None:
+    def run(program: Path, *words: str) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             environment.pop(name, None)
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc_per_node={processes}"]
         done = subprocess.run(
-            [*command, str(program), *words],
+            [sys.executable, str(program), *words],
             env=environment,
             capture_output=True,
             text=True,

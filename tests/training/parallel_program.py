@@ -1,16 +1,18 @@
-"""Trains tiny models in each way that is named, in however many processes it was started.
+"""Trains tiny models in each way that is named, in jobs of as many processes as are asked for.
 
-``parallel_program.py FOLDER WAY...`` leaves, per way, ``WAY.json`` (losses, budgets, ranks, scores)
-and ``WAY.safetensors`` (what trains), written by the first process. The way ``lone`` is
-``lone_processes.refuse``, which trains nothing.
+``parallel_program.py FOLDER PROCESSES:WAY,WAY... ...`` leaves in ``FOLDER/PROCESSES``, per way,
+``WAY.json`` (losses, budgets, ranks, scores) and ``WAY.safetensors`` (what trains), written by the
+first process of the job. The way ``lone`` is ``lone_processes.refuse``, which trains nothing. The
+processes of a job are forked, so that all of them together import the libraries once.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +139,57 @@ def threads_of_gloo() -> list[str]:
     return [name for name in names if name == "pt_gloo_runloop"]
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for name in sys.argv[2:]:
-        work = refuse if name == "lone" else partial(train, name)
-        work(Path(sys.argv[1]))
+def work(folder: Path, ways: list[str]) -> None:
+    """What each process of a job does."""
+    for way in ways:
+        if way == "lone":
+            refuse(folder)
+        else:
+            train(way, folder)
     leave_job()
     # The caches of DTensor hold the group of a divided model.
-    if not any("sharded" in name for name in sys.argv[2:]):
+    if not any("sharded" in way for way in ways):
         assert not threads_of_gloo(), "they abort the process if they outlive the interpreter"
+
+
+def run_job(folder: Path, processes: int, ways: list[str]) -> bool:
+    """Fork the processes of one job; False in a forked one, which has then done its work.
+
+    Raises:
+        SystemExit: if one of them fails; the others are killed.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    children = []
+    for rank in range(processes):
+        if (child := os.fork()) == 0:
+            if processes > 1:
+                os.environ.update(size | meeting, RANK=str(rank), LOCAL_RANK=str(rank))
+            work(folder, ways)
+            return False
+        children.append(child)
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status:
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            raise SystemExit(f"A process of the job of {processes} ended with status {status}.")
+    return True
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for job in sys.argv[2:]:
+        processes, _, ways = job.partition(":")
+        folder = Path(sys.argv[1], processes)
+        folder.mkdir()
+        if not run_job(folder, int(processes), ways.split(",")):
+            break
+
+
+if __name__ == "__main__":
+    main()
