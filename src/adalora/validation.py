@@ -18,14 +18,7 @@ from adalora.errors import UserError
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers from ``least`` to ``most``; NaN is in none.
-
-    Attributes:
-        least: the lower end.
-        most: the upper end.
-        above: the lower end is left out.
-        below: the upper end is left out.
-    """
+    """The numbers from ``least`` to ``most``, ends ``above`` and ``below`` left out; never NaN."""
 
     least: float
     most: float

@@ -105,9 +105,10 @@ def test_a_glue_task_keeps_its_label_order_whatever_the_files_hold(tmp_path: Pat
 
 def test_a_test_file_needs_no_labels_and_those_it_has_are_not_looked_at(tmp_path: Path) -> None:
     train = write(tmp_path, "train.csv", ROWS)
-    test = write(tmp_path, "test.csv", [{"text": "new", "label": "never seen"}])
-    data = load(train, test_file=test)
-    assert data.splits["test"][0] == {"text": "new", "label": -1, "idx": 0}
+    for label in ("never seen", ""):
+        test = write(tmp_path, "test.csv", [{"text": "new", "label": label}])
+        data = load(train, test_file=test)
+        assert data.splits["test"][0] == {"text": "new", "label": -1, "idx": 0}
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,6 @@ opposites. Word forms are spelled out: base, past, participle, third person.
 
 from __future__ import annotations
 
-Verb = tuple[str, ...]
-
 
 def _groups(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group.split("/")) for group in text.split())

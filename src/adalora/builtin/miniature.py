@@ -38,10 +38,11 @@ def _cola(draw: Draw, strange: bool) -> Row:
 
 def _corrupt(draw: Draw, fact: Fact) -> str:
     """Break the grammar: form, order, or something missing or doubled."""
-    verb = draw.pick(words.VERBS[fact.verb[0]][fact.verb[1]])
+    verbs = words.VERBS[fact.verb[0]][fact.verb[1]]
+    verb = draw.pick(verbs)
     good = wording(draw, fact, plain=True).split()
     kind = draw.below(5)
-    at = next(i for i, word in enumerate(good) if any(word in v for v in _forms(fact)))
+    at = next(i for i, word in enumerate(good) if any(word in v for v in verbs))
     if kind == 0:  # has repair
         return " ".join([*good[:at], draw.pick(("has", "was", "were")), verb[0], *good[at + 1 :]])
     if kind == 1:  # the verb is missing
@@ -52,10 +53,6 @@ def _corrupt(draw: Draw, fact: Fact) -> str:
         first = good.index("the")
         return " ".join([*good[:first], good[first + 1], "the", *good[first + 2 :]])
     return " ".join([*good[: at + 1], *good[at:]])  # repaired repaired
-
-
-def _forms(fact: Fact) -> tuple[words.Verb, ...]:
-    return words.VERBS[fact.verb[0]][fact.verb[1]]
 
 
 def _sst2(draw: Draw, strange: bool) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -147,23 +148,19 @@ def _require(source: DataSource, data: TaskData) -> None:
 
 
 def _of_task(task: Task, rows: dict[str, list[dict[str, Any]]], origin: str) -> TaskData:
-    features: dict[str, Any] = {task.sentence1_key: Value("string")}
-    if task.sentence2_key is not None:
-        features[task.sentence2_key] = Value("string")
-    features["label"] = (
-        Value("float32") if task.labels is None else ClassLabel(names=list(task.labels))
-    )
-    features["idx"] = Value("int32")
-    splits = DatasetDict(
-        {
-            name: Dataset.from_dict(
-                {key: [row[key] for row in content] for key in features},
-                features=Features(features),
-            )
-            for name, content in rows.items()
-        }
-    )
+    texts = [key for key in (task.sentence1_key, task.sentence2_key) if key is not None]
+    features = _features(texts, task.labels)
+    splits = DatasetDict()
+    for name, content in rows.items():
+        columns = {key: [row[key] for row in content] for key in features}
+        splits[name] = Dataset.from_dict(columns, features=features)
     return _task_data(task, splits, origin)
+
+
+def _features(texts: Sequence[str], labels: tuple[str, ...] | None) -> Features:
+    label = Value("float32") if labels is None else ClassLabel(names=list(labels))
+    strings = {name: Value("string") for name in texts}
+    return Features({**strings, "label": label, "idx": Value("int32")})
 
 
 def _task_data(task: Task, splits: DatasetDict, origin: str) -> TaskData:
@@ -223,42 +220,29 @@ def _from_files(source: DataSource, task: Task | None) -> TaskData:
     frames = {name: files.read_file(path) for name, path in given.items()}
     first = next(iter(frames))
     wanted = None if task is None else (task.sentence1_key, task.sentence2_key)
-    columns = files.text_columns(frames[first], given[first], wanted)
-
-    raw = {
-        name: files.labels(frame, given[name])
-        for name, frame in frames.items()
-        if name != "test" or files.LABEL in frame.columns
-    }
+    keys = files.text_columns(frames[first], given[first], wanted)
+    columns = [key for key in keys if key is not None]
     # The test set's labels are not looked at, as in the original: predictions are for it.
-    raw.pop("test", None)
-    if not raw:
-        if task is None:
-            raise UserError("Only a test file was given; labels are known from training data.")
-        names = task.labels
-    else:
-        names = _label_names(raw, given, task)
+    raw = {name: files.labels(f, given[name]) for name, f in frames.items() if name != "test"}
+    if not raw and task is None:
+        raise UserError("Only a test file was given; labels are known from training data.")
+    names = _label_names(raw, given, task)
 
-    features: dict[str, Any] = {name: Value("string") for name in columns if name is not None}
-    features["label"] = Value("float32") if names is None else ClassLabel(names=list(names))
-    features["idx"] = Value("int32")
-    splits = {}
+    features, splits = _features(columns, names), {}
     for name, frame in frames.items():
         content: dict[str, list[Any]] = {
-            column: files.texts(frame, column, given[name])
-            for column in columns
-            if column is not None
+            column: files.texts(frame, column, given[name]) for column in columns
         }
         content["label"] = (
             class_indices(raw[name], names, given[name]) if name in raw else [-1] * len(frame)
         )
         content["idx"] = list(range(len(frame)))
-        splits[name] = Dataset.from_dict(content, features=Features(features))
+        splits[name] = Dataset.from_dict(content, features=features)
     return TaskData(
         splits=DatasetDict(splits),
         task=task,
-        sentence1_key=columns[0],
-        sentence2_key=columns[1],
+        sentence1_key=keys[0],
+        sentence2_key=keys[1],
         labels=names,
         validation_splits=("validation",) if "validation" in splits else (),
         test_splits=("test",) if "test" in splits else (),
@@ -272,16 +256,15 @@ def _label_names(
     """Names of the classes in order, or None for regression."""
     if task is not None:
         return task.labels
-    source = raw.get("train") or next(iter(raw.values()))
+    first = "train" if "train" in raw else next(iter(raw))
+    source, path = raw[first], paths[first]
     if any(isinstance(value, float) for value in source):
         return None
     kinds = {type(value) for value in source}
     if len(kinds) > 1:
-        path = paths["train" if "train" in raw else next(iter(raw))]
         raise UserError(f"{path}: the labels are partly numbers and partly words.")
     names = tuple(str(value) for value in sorted(set(source)))
     if len(names) < 2:
-        path = paths["train" if "train" in raw else next(iter(raw))]
         raise UserError(f"{path}: every label is {names[0]!r}; at least two classes are needed.")
     return names
 

@@ -20,9 +20,7 @@ def result_name(task_name: str | None, split: str) -> str:
 
 
 def write_predictions(
-    path: Path,
-    predictions: Sequence[Any] | np.ndarray[Any, Any],
-    labels: Sequence[str] | None,
+    path: Path, predictions: Sequence[Any] | np.ndarray[Any, Any], labels: Sequence[str] | None
 ) -> None:
     """Write ``path`` whole or not at all, a line for each prediction whatever its label holds.
 

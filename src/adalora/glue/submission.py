@@ -43,11 +43,6 @@ class Entry:
         """The task whose model answers it."""
         return "mnli" if self.task == "ax" else self.task
 
-    @property
-    def result(self) -> str:
-        """The end of the name of a run's file of answers."""
-        return result_name(self.answered_by, self.split)
-
 
 ENTRIES = (
     Entry("CoLA", "cola", "test", 1063, "1"),
@@ -104,7 +99,7 @@ def find_answers(run: Path) -> dict[str, Answers]:
     Raises:
         UserError: if one of them is not what a run writes. Files of other data are passed over.
     """
-    by_result = {entry.result: entry for entry in ENTRIES}
+    by_result = {result_name(one.answered_by, one.split): one for one in ENTRIES}
     found = {}
     for path in sorted(run.glob("test_results_*.txt")):
         entry = by_result.get(_canonical(path.stem.removeprefix("test_results_")))

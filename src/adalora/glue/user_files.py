@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,13 @@ _NO_TEXT = {LABEL, "idx", "index", "id"}
 Columns = tuple[str, str | None]
 
 
-def _read_separated(separator: str) -> Callable[[Path], pd.DataFrame]:
-    def read(path: Path) -> pd.DataFrame:
-        _check_rows(path, separator)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            # Every cell is text first: pandas would turn "None", "NA" and "1" into something else.
-            return pd.read_csv(
-                path,
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                index_col=False,
-            )
-
-    return read
+def _read_separated(path: Path, separator: str) -> pd.DataFrame:
+    _check_rows(path, separator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        # Every cell is text first: pandas would turn "None", "NA" and "1" into something else.
+        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        return pd.read_csv(path, sep=separator, index_col=False, **text)
 
 
 def _check_rows(path: Path, separator: str) -> None:
@@ -63,7 +55,11 @@ def _check_rows(path: Path, separator: str) -> None:
 
 
 def _read_json(path: Path) -> pd.DataFrame:
-    values = json.loads(path.read_text(encoding="utf-8-sig"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError:
+        # Both forms are called .json in the wild, also by the original's documentation.
+        return _read_json_lines(path)
     # {"data": [...]} is how datasets' own JSON reader lets a list be named.
     if isinstance(values, dict) and isinstance(values.get("data"), list):
         values = values["data"]
@@ -97,11 +93,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": _read_separated(","),
-    ".tsv": _read_separated("\t"),
+    ".csv": partial(_read_separated, separator=","),
+    ".tsv": partial(_read_separated, separator="\t"),
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,
     ".parquet": _read_parquet,
+    ".json": _read_json,
 }
 
 
@@ -112,20 +109,13 @@ def read_file(path: Path) -> pd.DataFrame:
         UserError: if the extension is unknown, or the file absent, unreadable or empty.
     """
     suffix = path.suffix.lower()
-    known = ", ".join([*_READERS, ".json"])
-    if suffix not in _READERS and suffix != ".json":
+    if suffix not in _READERS:
+        known = ", ".join(_READERS)
         raise UserError(f"{path} ends in {suffix!r}; data files end in one of {known}.")
     if not path.is_file():
         raise UserError(f"The data file {str(path)!r} does not exist.")
     try:
-        if suffix == ".json":
-            # Both forms are called .json in the wild, also by the original's documentation.
-            try:
-                frame = _read_json(path)
-            except json.JSONDecodeError:
-                frame = _read_json_lines(path)
-        else:
-            frame = _READERS[suffix](path)
+        frame = _READERS[suffix](path)
     except UserError:
         raise
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,14 +70,12 @@ def complete_or_absent(
         UserError: if ``target`` is there and may not be replaced, or cannot be written.
     """
     target = target.absolute()
-
-    def check() -> None:
-        _check(target, force, replaceable, protected)
-
+    check = functools.partial(_check, target, force, replaceable, protected)
     check()
     made: list[Path] = []
     try:
-        made = _make_parents(target)
+        made = [parent for parent in target.parents if not parent.exists()]
+        target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target, before_replacing=check) as new:
             yield new
         made = []
@@ -87,7 +86,7 @@ def complete_or_absent(
             "room that you may write to."
         ) from error
     finally:
-        for parent in reversed(made):
+        for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
@@ -110,13 +109,6 @@ def _check(
             f"{target} does not look like an earlier result of this command and is not replaced "
             "even with --overwrite; name another place, or remove it yourself."
         )
-
-
-def _make_parents(target: Path) -> list[Path]:
-    """Make what is missing above ``target``; the folders made, outermost first."""
-    missing = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
 
 
 def move_files(source: Path, target: Path, files: Sequence[str], *, last: str) -> None:

@@ -20,6 +20,7 @@ from adalora.storage.atomic import atomic_write
 from adalora.storage.files import unshare_for_safetensors
 
 _NUMBERS = "numbers"
+_DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
@@ -66,10 +67,11 @@ def load_state(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()[_NUMBERS])
             for name in file.keys():  # noqa: SIM118 - safe_open is no dict
-                _put(state, name.split("/"), file.get_tensor(name))
-    except (
-        *(SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError),
-    ) as error:
+                inner, (*folders, last) = state, name.split("/")
+                for folder in folders:
+                    inner = inner.setdefault(folder, {})
+                inner[last] = file.get_tensor(name)
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged and cannot be read: {error}") from error
     return state
 
@@ -95,10 +97,3 @@ def _split(state: Mapping[str, Any], prefix: str) -> tuple[dict[str, Tensor], di
         else:
             numbers[key] = value
     return tensors, numbers
-
-
-def _put(state: dict[str, Any], path: list[str], tensor: Tensor) -> None:
-    *folders, name = path
-    for folder in folders:
-        state = state.setdefault(folder, {})
-    state[name] = tensor

@@ -50,18 +50,6 @@ class Manifest:
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of ``manifest.json``."""
-        return {
-            "format_version": self.format_version,
-            "step": self.step,
-            "settings": dict(self.settings),
-            "files": {
-                name: {"bytes": size, "sha256": digest}
-                for name, (size, digest) in self.files.items()
-            },
-        }
-
 
 # ---- writing ----
 
@@ -71,7 +59,7 @@ def staging_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}{_PARTIAL}")
 
 
-def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest:
+def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> None:
     """Seal what lies in ``staging_folder(target)`` and give it its name.
 
     A checkpoint that already has the name is replaced.
@@ -86,9 +74,10 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest
     for path in sorted(aside.rglob("*")):
         if path.is_file():
             sync(path)
-            files[path.relative_to(aside).as_posix()] = (path.stat().st_size, file_checksum(path))
-    manifest = Manifest(step=step, settings=settings, files=files)
-    text = json.dumps(manifest.as_json(), indent=2) + "\n"
+            entry = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+            files[path.relative_to(aside).as_posix()] = entry
+    manifest = {"format_version": FORMAT_VERSION, "step": step, "settings": dict(settings)}
+    text = json.dumps({**manifest, "files": files}, indent=2) + "\n"
     (aside / MANIFEST).write_text(text, encoding="utf-8")
     sync(aside / MANIFEST)
     for folder in {aside, *((aside / name).parent for name in files)}:
@@ -97,7 +86,6 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> Manifest
         _remove(target)
     aside.rename(target)
     sync(target.parent)
-    return manifest
 
 
 def remove_leftovers(folder: Path) -> None:

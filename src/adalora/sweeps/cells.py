@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +83,8 @@ def cells_of(spec: Spec) -> list[Cell]:
     cells = []
     names = list(spec.grid)
     for seed, task, method in itertools.product(spec.seeds, spec.tasks, spec.methods):
-        for budget in _budgets(spec, method):
+        named = [budget for budget, methods in spec.budgets.items() if method in methods]
+        for budget in named or (None,):
             for values in itertools.product(*spec.grid.values()):
                 grid = dict(zip(names, values, strict=True))
                 axes = {"task": task, "method": method, "budget": budget, "seed": seed, **grid}
@@ -112,11 +113,6 @@ def words(flags: Flags) -> list[str]:
 def word(value: Any) -> str:
     """A flag's value as one word of a command line."""
     return json.dumps(value) if isinstance(value, dict) else str(value)
-
-
-def _budgets(spec: Spec, method: str) -> Iterable[str | None]:
-    named = [budget for budget, methods in spec.budgets.items() if method in methods]
-    return named or [None]
 
 
 def _flags(spec: Spec, axes: Mapping[str, Any], grid: Flags) -> Flags:

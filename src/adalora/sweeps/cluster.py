@@ -32,7 +32,13 @@ class RayCluster:
     """
 
     def __init__(self, *, threads: int, address: str | None = None) -> None:
-        self._ray = _ray()
+        try:
+            import ray  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise UserError(
+                f"--executor ray needs the package ray: {program('pip')} install 'adalora[sweep]'."
+            ) from error
+        self._ray: Any = ray
         try:
             self._ray.init(
                 address=address, include_dashboard=False, log_to_driver=False, logging_level="error"
@@ -105,13 +111,3 @@ def _work(job: Job) -> tuple[int, bytes]:
 def _without_checkpoints(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     parts = Path(entry.name).parts
     return None if any(part.startswith(("checkpoint-", ".")) for part in parts) else entry
-
-
-def _ray() -> Any:
-    try:
-        import ray  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise UserError(
-            f"--executor ray needs the package ray: {program('pip')} install 'adalora[sweep]'."
-        ) from error
-    return ray

@@ -65,9 +65,5 @@ def _read(folder: Path, status: int) -> Estimate:
     if status != 0 or not path.is_file():
         return Estimate(problem=error_of(folder / OUTPUT_FILE, status))
     facts = read_json(path)
-    return Estimate(
-        seconds=facts["seconds"],
-        steps=facts["steps"],
-        step_seconds=facts["step_seconds"],
-        memory_bytes=facts["peak_memory_bytes"],
-    )
+    known = {name: facts[name] for name in ("seconds", "steps", "step_seconds")}
+    return Estimate(**known, memory_bytes=facts["peak_memory_bytes"])

@@ -67,18 +67,6 @@ class Executor(Protocol):
         """End the jobs that run, and give back what was taken."""
 
 
-def command_of(job: Job) -> list[str]:
-    """The command; -P keeps files of the current folder from standing in for installed packages."""
-    program = [sys.executable, "-P", "-m", *job.program]
-    return [*program, *job.words, "--root_output_dir", str(job.folder)]
-
-
-def environment_of(job: Job) -> dict[str, str]:
-    """This process's environment, with what the job has of its own."""
-    own = {"TOKENIZERS_PARALLELISM": "false", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    return {**own, **job.environment}
-
-
 def prepare(folder: Path) -> None:
     """Make the folder of a run ready: as it is if it holds a sound checkpoint, empty otherwise.
 
@@ -105,13 +93,16 @@ def start(job: Job) -> subprocess.Popen[bytes]:
 
     Its standard input is a pipe from this process, whose end says that this process is gone.
     """
+    # -P keeps files of the current folder from standing in for installed packages.
+    program = [sys.executable, "-P", "-m", *job.program, *job.words]
+    own = {"TOKENIZERS_PARALLELISM": "false", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
     with (job.folder / OUTPUT_FILE).open("ab") as output:
         return subprocess.Popen(
-            command_of(job),
+            [*program, "--root_output_dir", str(job.folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment_of(job),
+            env={**own, **job.environment},
             start_new_session=True,
         )
 
@@ -219,11 +210,7 @@ class LocalProcesses:
         """Jobs that have ended, with their exit status; waits so long for the first."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [
-                (job, process, slot)
-                for job, process, slot in self._running.values()
-                if process.poll() is not None
-            ]
+            found = [run for run in self._running.values() if run[1].poll() is not None]
             if found or time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)

@@ -14,9 +14,7 @@ from adalora.errors import UserError
 from adalora.sweeps.cells import AXES, Cell, Flags, Spec, words
 from adalora.training.arguments.parser import build_parser, parse_arguments
 
-_PARTS = (
-    *("name", "base", "tasks", "methods", "budgets", "seeds", "grid", "overrides", "exclude"),
-)
+_PARTS = "name base tasks methods budgets seeds grid overrides exclude".split()
 #: Flags that the sweep gives itself.
 _OURS = {
     "root_output_dir": "the sweep gives every run a folder of its own; use --output",
@@ -50,9 +48,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(f"{_TAG}bool", re.compile("(true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
-    f"{_TAG}float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    f"{_TAG}float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -96,7 +92,7 @@ class _Reader:
         tasks = self._named(parts["tasks"], "tasks", in_task=True)
         methods = self._named(parts["methods"], "methods")
         budgets = {
-            budget: self._named(of_method, f"budgets.{budget}", only=(methods, "method"))
+            budget: self._named(of_method, f"budgets.{budget}", methods=methods)
             for budget, of_method in self._names(parts.get("budgets") or {}, "budgets").items()
         }
         grid = self._grid(parts.get("grid") or {})
@@ -135,22 +131,16 @@ class _Reader:
     # ---- parts ----
 
     def _named(
-        self,
-        value: Any,
-        place: str,
-        *,
-        in_task: bool = False,
-        only: tuple[Mapping[str, Flags], str] | None = None,
+        self, value: Any, place: str, *, in_task: bool = False, methods: Flags | None = None
     ) -> dict[str, Flags]:
-        """Name -> flags; a list of names has none."""
+        """Name -> flags; a list of names has none. Those of ``methods`` alone are allowed."""
         if isinstance(value, list):
             value = dict.fromkeys(self._unique(value, place))
         named = self._names(value, place)
-        if only is not None:
-            for name in named:
-                if name not in only[0]:
-                    hint = _nearest(name, list(only[0]))
-                    raise self._error(f"{place} names {name!r}, which is no {only[1]}{hint}")
+        for name in named:
+            if methods is not None and name not in methods:
+                hint = _nearest(name, list(methods))
+                raise self._error(f"{place} names {name!r}, which is no method{hint}")
         return {
             name: self._flags(flags or {}, f"{place}.{name}", in_task=in_task)
             for name, flags in named.items()
