@@ -96,6 +96,20 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert not imported & HEAVY
 
 
+def test_a_table_is_made_without_torch(tmp_path: Path, project_root: Path) -> None:
+    sweep, table = project_root / "docs" / "results" / "minilm", tmp_path / "table.md"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "adalora", "table", sweep, "-o", table],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert table.is_file()
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "adalora.results.sources" in imported
+    assert not imported & {"torch", "transformers", "datasets"}
+
+
 @pytest.mark.parametrize("flags", [["presets"], ["presets", "rte/full"], ["table", "--help"]])
 def test_a_reader_that_goes_away_ends_a_command_quietly(flags: list[str]) -> None:
     """Text of ``print``, of rich and of argparse, into a pipe that nobody reads."""

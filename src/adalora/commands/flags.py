@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import importlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from adalora.errors import UserError
 from adalora.shell import program
+from adalora.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from adalora.inference.classifier import Classifier
@@ -70,6 +76,47 @@ def add_output_flags(
     parser.add_argument("-o", "--output", type=_path, metavar=metavar, required=required, help=text)
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
     parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that exists, unless ``overwrite``, and a folder that cannot be written to.
+
+    Raises:
+        UserError: before any work.
+    """
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder; name a file.")
+    if path.exists() and not overwrite:
+        raise UserError(f"--output {path} exists already; name another; --overwrite replaces it.")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output {path}: the folder {path.parent} cannot be written to.")
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None, *, overwrite: bool = False) -> Iterator[TextIO]:
+    """A stream to ``path``, which appears whole at the end or not at all; or the standard output.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    if path is None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    check_output(path, overwrite=overwrite)
+    try:
+        check = functools.partial(check_output, path, overwrite=overwrite)
+        with (
+            atomic_write(path, before_replacing=check) as new,
+            new.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+        ):
+            yield stream
+    except OSError as error:
+        raise UserError(
+            f"--output {path} could not be written ({error.strerror or error}); nothing was left."
+        ) from error
 
 
 def _path(word: str) -> Path:

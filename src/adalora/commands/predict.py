@@ -13,7 +13,9 @@ from adalora.commands.flags import (
     CommandParser,
     add_loading_flags,
     add_output_flags,
+    check_output,
     load_by_flags,
+    open_output,
     positive,
 )
 from adalora.errors import UserError
@@ -67,9 +69,7 @@ def main(flags: Sequence[str]) -> int:
     """Predict, and write each window of rows as soon as it is answered."""
     arguments = _parser().parse_args(flags)
     if arguments.output is not None:
-        from adalora.inference.output import check_target
-
-        check_target(arguments.output, force=arguments.overwrite)
+        check_output(arguments.output, overwrite=arguments.overwrite)
     if arguments.file == "-":
         if sys.stdin.isatty():
             print("Reading the terminal; Ctrl-D ends it.", file=sys.stderr)
@@ -89,7 +89,7 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     from adalora.artefact.description import read_description
     from adalora.artefact.folder import find_artefact
     from adalora.inference.classifier import text_columns
-    from adalora.inference.output import opened, writer
+    from adalora.inference.output import writer
     from adalora.inference.texts import Columns, format_of, read_rows
 
     described = read_description(find_artefact(arguments.run))
@@ -119,7 +119,10 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     shown = arguments.format or (suffix if suffix in ("csv", "jsonl") else "tsv")
     names = (asked or known or ("text",)) if arguments.with_texts else ()
     size = os.fstat(stream.fileno()).st_size if arguments.file != "-" else None
-    with opened(arguments.output, force=arguments.overwrite) as out, _progress() as progress:
+    with (
+        open_output(arguments.output, overwrite=arguments.overwrite) as out,
+        _progress() as progress,
+    ):
         write = writer(out, shown, classifier.labels, names)
         bar = progress.add_task("Predicting", total=size, rows=0)
         done = 0

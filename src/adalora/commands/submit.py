@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adalora.commands.flags import CommandParser, add_output_flags, positive
+from adalora.commands.flags import CommandParser, add_output_flags, check_output, positive
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def main(flags: Sequence[str]) -> int:
     arguments = parser.parse_args(flags)
 
     from adalora.glue.submission import ENTRIES, filled, write_submission
-    from adalora.inference.output import check_target
 
-    check_target(arguments.output, force=arguments.overwrite)
+    check_output(arguments.output, overwrite=arguments.overwrite)
     answers: dict[str, Answers] = {}
     for run in arguments.runs:
         for name, found in _of_run(run, arguments).items():

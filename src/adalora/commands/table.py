@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adalora.commands.flags import CommandParser, add_output_flags, positive
+from adalora.commands.flags import (
+    CommandParser,
+    add_output_flags,
+    check_output,
+    open_output,
+    positive,
+)
 
 if TYPE_CHECKING:
     from adalora.results.rows import Row
@@ -81,9 +87,7 @@ def main(flags: Sequence[str]) -> int:
     """Show or write the tables."""
     arguments = _parser().parse_args(flags)
     if arguments.output is not None:
-        from adalora.inference.output import check_target
-
-        check_target(arguments.output, force=arguments.overwrite)
+        check_output(arguments.output, overwrite=arguments.overwrite)
     from adalora.results.rows import rows_of
     from adalora.results.sources import read_sources
 
@@ -183,8 +187,6 @@ def _write(
     if output is None:
         print(text, end="")
         return
-    from adalora.inference.output import opened
-
-    with opened(output, force=arguments.overwrite) as stream:
+    with open_output(output, overwrite=arguments.overwrite) as stream:
         stream.write(text)
     print(f"Wrote {output}.")
