@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from adalora.sweeps.ledger import Ledger
     from adalora.sweeps.processes import Executor
 
-__all__ = ["main"]
-
 EXAMPLES = """  adalora sweep examples/text-classification/sweeps/small.yaml --dry_run
   adalora sweep examples/text-classification/sweeps/small.yaml
   adalora sweep sweep.yaml --output output/mine --jobs 4 -- --data_dir GLUE --bf16 True
