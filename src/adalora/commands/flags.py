@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from adalora.errors import UserError
 from adalora.shell import program
-from adalora.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from adalora.inference.classifier import Classifier
@@ -105,6 +104,9 @@ def open_output(path: Path | None, *, overwrite: bool = False) -> Iterator[TextI
         yield sys.stdout
         sys.stdout.flush()
         return
+    # Here, so that a missing library is met after the check of loralib, which says what to type.
+    from adalora.storage.atomic import atomic_write
+
     check_output(path, overwrite=overwrite)
     try:
         check = functools.partial(check_output, path, overwrite=overwrite)
