@@ -27,6 +27,9 @@ from .schedule import BudgetSchedule, make_schedule
 from .selection import ALLOCATIONS, Growth, Pruning
 from .tensorboard import write_allocation, write_orthogonality
 
+# What a state holds of these attributes by their names.
+_COUNTERS = ("global_step", "steps_seen", "updates_due", "mask_events")
+
 
 def check_method(
     *, importance_score: str, allocation: str, lora_type: str, beta1: float, beta2: float
@@ -107,28 +110,23 @@ class RankAllocator:
             beta1=beta1,
             beta2=beta2,
         )
-        if tb_writter_loginterval < 1:
-            raise ValueError(
-                f"tb_writter_loginterval must be 1 or more, got {tb_writter_loginterval}"
-            )
+        self.tb_writter, self.log_interval = tb_writter, tb_writter_loginterval
+        if self.log_interval < 1:
+            raise ValueError(f"tb_writter_loginterval must be 1 or more, got {self.log_interval}")
         self.lora_type, self.importance_score = lora_type, importance_score
         self.allocation = allocation
         self._take(model)
-        self.total_rank = sum(layer.r for layer in self._layers.values())
+        self._ranks = [layer.r for layer in self._layers.values()]
+        self.total_rank = sum(self._ranks)
         self.beta1, self.beta2 = beta1, beta2
-        self.tb_writter = tb_writter
-        self.log_interval = tb_writter_loginterval
         self.importance = make_importance(importance_score, self._layers, beta1, beta2)
         self.schedule: BudgetSchedule | None = None
         self.global_step = -1
-        self.steps_seen = 0
-        self.updates_due = 0
-        self.mask_events = 0
+        self.steps_seen = self.updates_due = self.mask_events = 0
         device = next(iter(self._layers.values())).lora_A.device
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
-        self._rule: Pruning | Growth = Pruning()
-        if allocation == "grow":
-            self._rule = Growth([layer.r for layer in self._layers.values()], device)
+        grows = allocation == "grow"
+        self._rule: Pruning | Growth = Growth(self._ranks, device) if grows else Pruning()
         first = self._rule.first()
         everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
         self._survivors: Tensor = everything if first is None else first
@@ -136,12 +134,8 @@ class RankAllocator:
             target_total_rank = target_rank * len(self._layers)
         #: The original's attribute is a total, where its argument of this name is a mean.
         self.target_rank = target_total_rank
-        self._phases = {
-            "target_total_rank": target_total_rank,
-            "init_warmup": init_warmup,
-            "final_warmup": final_warmup,
-            "mask_interval": mask_interval,
-        }
+        self._phases = {"target_total_rank": target_total_rank, "mask_interval": mask_interval}
+        self._phases |= {"init_warmup": init_warmup, "final_warmup": final_warmup}
         if total_step is not None:
             self.set_total_step(total_step)
 
@@ -152,10 +146,8 @@ class RankAllocator:
         """An allocator that follows ``schedule``, which also says whether ranks fall or grow.
 
         Args:
-            model: as for the constructor.
+            model: as for the constructor, like ``beta1`` and ``beta2``.
             schedule: over the triplets of ``model``.
-            beta1: as for the constructor.
-            beta2: likewise.
             **how: ``lora_type``, ``importance_score``, ``tb_writter``, ``tb_writter_loginterval``.
 
         Raises:
@@ -237,10 +229,7 @@ class RankAllocator:
             self.updates_due += 1
             others = [p.grad for p in self._others if p.grad is not None]
             counted = self.importance.update(self._layers, others)
-            if counted is None:
-                self._skipped += 1
-            else:
-                self._skipped += ~counted
+            self._skipped += 1 if counted is None else ~counted
         budget = schedule.budget(global_step)
         threshold = self._select(budget) if schedule.masks(global_step) else None
         self._mask(budget, chosen=threshold is not None)
@@ -278,12 +267,9 @@ class RankAllocator:
         reserved = self._rule.reserved(self._survivors) if budget < self.target_rank else None
         mask(self._layers, self._survivors, reserved)
 
-    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        return flat.split([layer.r for layer in self._layers.values()])
-
     def survivors(self) -> dict[str, Tensor]:
         """``<module>.lora_E`` -> bool [r], which triplets the last allocation kept."""
-        parts = self._split(self._survivors)
+        parts = self._survivors.split(self._ranks)
         return {f"{path}.lora_E": part for path, part in zip(self._layers, parts, strict=True)}
 
     def get_rank_pattern(self) -> dict[str, int]:
@@ -311,10 +297,7 @@ class RankAllocator:
             "allocation": self.allocation,
             "schedule": asdict(self._require_schedule()),
             "betas": [self.beta1, self.beta2],
-            "global_step": self.global_step,
-            "steps_seen": self.steps_seen,
-            "updates_due": self.updates_due,
-            "mask_events": self.mask_events,
+            **{name: getattr(self, name) for name in _COUNTERS},
             "skipped_steps": self.skipped_steps,
             "importance": self.importance.state_dict(),
             "survivors": self.survivors(),
@@ -328,32 +311,25 @@ class RankAllocator:
                 model; the difference is named and nothing is changed.
         """
         # States of before there were variants do not name theirs.
-        own_variant = (
-            ("lora_type", self.lora_type, "svd"),
-            ("score", self.importance_score, "uncertainty"),
-            ("allocation", self.allocation, "prune"),
-        )
-        other = [
-            f"{name} {state.get(name, usual)} there, {word} here"
-            for name, word, usual in own_variant
-            if state.get(name, usual) != word
-        ]
-        if other:
-            raise ValueError(f"the state is of another allocation: {'; '.join(other)}")
-        here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}
+        there = {"lora_type": "svd", "score": "uncertainty", "allocation": "prune", **state}
+        here = {"lora_type": self.lora_type, "score": self.importance_score}
+        _compare("allocation", there, {**here, "allocation": self.allocation})
         there = {**state["schedule"], "beta1": state["betas"][0], "beta2": state["betas"][1]}
-        different = [
-            f"{name} {there.get(name)} there, {value} here"
-            for name, value in here.items()
-            if there.get(name) != value
-        ]
-        if different:
-            raise ValueError(f"the state is of another schedule: {'; '.join(different)}")
+        here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}
+        _compare("schedule", there, here)
         self.importance.load_state_dict(state["importance"])
         own = self.survivors()
         self._survivors = torch.cat([state["survivors"][name].to(own[name]) for name in own])
         self._skipped.fill_(state["skipped_steps"])
-        self.global_step = state["global_step"]
-        self.steps_seen = state["steps_seen"]
-        self.updates_due = state["updates_due"]
-        self.mask_events = state["mask_events"]
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+def _compare(what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    different = [
+        f"{name} {there.get(name)} there, {value} here"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if different:
+        raise ValueError(f"the state is of another {what}: {'; '.join(different)}")

@@ -67,12 +67,10 @@ class LoRALayer(_ModuleMixin):
     def __init__(self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool) -> None:
         if r < 0:
             raise ValueError(f"the rank r must be 0 (no adapter) or more, got r={r}")
-        self.r = r
-        self.lora_alpha = lora_alpha
+        self.r, self.lora_alpha = r, lora_alpha
         # A module in both cases: the original's lambda could not be pickled.
         self.lora_dropout = nn.Dropout(p=lora_dropout) if lora_dropout > 0.0 else nn.Identity()
-        self.merged = False
-        self.merge_weights = merge_weights
+        self.merged, self.merge_weights = False, merge_weights
         self._base_weight = None
 
     @property
@@ -92,12 +90,9 @@ class LoRALayer(_ModuleMixin):
     def _add_factors(self, a_shape: tuple[int, int], b_shape: tuple[int, int]) -> None:
         """Create lora_A and lora_B (zeros) on the base's device and freeze the base weight."""
         self.scaling = self.lora_alpha / self.r
-        options: dict[str, Any] = {
-            "device": self.weight.device,
-            "dtype": adapter_dtype(self.weight),
-        }
-        self.lora_A = nn.Parameter(torch.zeros(a_shape, **options))
-        self.lora_B = nn.Parameter(torch.zeros(b_shape, **options))
+        device, dtype = self.weight.device, adapter_dtype(self.weight)
+        self.lora_A = nn.Parameter(torch.zeros(a_shape, device=device, dtype=dtype))
+        self.lora_B = nn.Parameter(torch.zeros(b_shape, device=device, dtype=dtype))
         self.weight.requires_grad = False
 
     def delta_weight(self) -> Tensor:
@@ -193,14 +188,10 @@ class LinearAdapter(LoRALayer, nn.Linear):
     ``_product``, and overrides ``scale_for`` and ``alpha_for`` together with ``scale``.
 
     Args:
-        in_features: Size of the last input dimension.
-        out_features: Size of the last output dimension.
-        r: Rank; 0 gives an ordinary layer with a trainable weight.
-        lora_alpha: Scale numerator; ``scale_for`` says what it comes to.
-        lora_dropout: Dropout probability on the adapter's input.
-        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
-        merge_weights: Merge in ``eval()``.
-        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+        in_features: as ``nn.Linear``, like ``out_features``, ``bias``, ``device`` and ``dtype``.
+        r: as ``LoRALayer``; 0 gives an ordinary layer with a trainable weight.
+        lora_alpha: as ``LoRALayer``; ``scale_for`` says what it comes to.
+        fan_in_fan_out: whether ``weight`` is stored as [in, out].
     """
 
     fan_in_fan_out: bool
@@ -240,8 +231,7 @@ class LinearAdapter(LoRALayer, nn.Linear):
     ) -> Self:
         """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
 
-        The adapter lies on the base's device; the base weight is frozen in both. ``options`` are
-        the class's own.
+        The adapter lies on the base's device; the base weight is frozen in both.
         """
         layer = cls(
             linear.in_features,
@@ -302,10 +292,8 @@ class LinearAdapter(LoRALayer, nn.Linear):
     @property
     def triplet_size(self) -> int:
         """Parameters of one triplet."""
-        factors = self.factors()
-        return sum(
-            factors[name].numel() // self.r for name, dim in self.FACTORS.items() if dim is not None
-        )
+        ranked = [f for name, f in self.factors().items() if self.FACTORS[name] is not None]
+        return sum(factor.numel() // self.r for factor in ranked)
 
     def triplet_values(self) -> Tensor:
         """How large each triplet is, [r]; 0 exactly where it adds nothing."""
@@ -426,7 +414,5 @@ class LinearAdapter(LoRALayer, nn.Linear):
         """Map [..., in] to [..., out]."""
         if self.merged or not self.has_adapter:
             return F.linear(x, self.base_weight(), self.bias)
-        dropped = self.lora_dropout(x)
-        return lowrank_linear(
-            x, self.base_weight(), self.bias, *self._update(), adapter_input=dropped
-        )
+        base, dropped = self.base_weight(), self.lora_dropout(x)
+        return lowrank_linear(x, base, self.bias, *self._update(), adapter_input=dropped)

@@ -22,11 +22,8 @@ class DoRALinear(Linear):
     """``Linear`` with a trained norm per output.
 
     Parameters besides those of ``Linear``: ``lora_magnitude`` [out], in the adapter's dtype, which
-    starts as the norms of the base's rows, so that the layer starts as its base.
-
-    Args:
-        *args: those of ``Linear``.
-        **kwargs: likewise, without ``fan_in_fan_out``.
+    starts as the norms of the base's rows, so that the layer starts as its base. Arguments are
+    those of ``Linear``.
 
     Raises:
         ValueError: if ``fan_in_fan_out`` is asked for.
@@ -75,8 +72,7 @@ class DoRALinear(Linear):
         """Map [..., in] to [..., out]."""
         if self.merged or not self.has_adapter:
             return F.linear(x, self.weight, self.bias)
-        product = lowrank_linear(
-            x, self.weight, None, *self._update(), adapter_input=self.lora_dropout(x)
-        )
+        dropped = self.lora_dropout(x)
+        product = lowrank_linear(x, self.weight, None, *self._update(), adapter_input=dropped)
         scaled = product * (self.lora_magnitude / self._norm()).to(product.dtype)
         return scaled if self.bias is None else scaled + self.bias.to(product.dtype)

@@ -22,20 +22,15 @@ class _Averages:
     def __init__(
         self, parameters: Sequence[Tensor], dtype: torch.dtype, *, uncertainty: bool
     ) -> None:
-        self.stacks = Stacks(parameters)
-        self.dtype = dtype
-        self.sensitivity = [torch.zeros_like(s, dtype=dtype) for s in self._stack(parameters)]
-        self.uncertainty = None
-        if uncertainty:
-            self.uncertainty = [torch.zeros_like(average) for average in self.sensitivity]
-
-    def _stack(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return self.stacks.stack(tensors)
+        self.stacks, self.dtype = Stacks(parameters), dtype
+        stacked = self.stacks.stack(parameters)
+        self.sensitivity = [torch.zeros_like(group, dtype=dtype) for group in stacked]
+        self.uncertainty = [torch.zeros_like(a) for a in self.sensitivity] if uncertainty else None
 
     def products(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """|weight · gradient| (eq. 10), per group."""
         weights, slopes = (
-            [stacked.to(self.dtype) for stacked in self._stack(tensors)]
+            [stacked.to(self.dtype) for stacked in self.stacks.stack(tensors)]
             for tensors in (parameters, gradients)
         )
         products = torch._foreach_mul(weights, slopes)
@@ -61,10 +56,7 @@ class _Averages:
         """
         entries = self.sensitivity
         if self.uncertainty is not None:
-            entries = [
-                sensitivity * uncertainty
-                for sensitivity, uncertainty in zip(entries, self.uncertainty, strict=True)
-            ]
+            entries = [s * u for s, u in zip(entries, self.uncertainty, strict=True)]
         if across is not None:
             entries = [entry.mean(dim=across) for entry in entries]
         return torch.cat([entry.flatten() for entry in entries])
@@ -105,10 +97,7 @@ class Importance:
         }
         device = parameters["lora_A"][0].device
         ranks = [layer.r for layer in layers.values()]
-        self._order = {
-            factor: averages.stacks.order(ranks).to(device)
-            for factor, averages in self.averages.items()
-        }
+        self._order = {f: a.stacks.order(ranks).to(device) for f, a in self.averages.items()}
 
     @staticmethod
     def _parameters(layers: Mapping[str, RankedLayer], factor: str) -> list[Tensor]:
@@ -123,7 +112,7 @@ class Importance:
         A step with a gradient that is not finite leaves every average exactly as it was.
 
         Args:
-            layers: as given to the constructor.
+            layers: those of the constructor.
             other_gradients: of the step's other parameters. One that is not finite means that the
                 optimizer made no step: the gradient scaler skipped it, or clipping by an infinite
                 norm set the layers' own gradients to zero.
@@ -190,8 +179,7 @@ class Importance:
         """
         for kind in self.kinds:
             stored, own = state[kind], self._named(kind)
-            if set(stored) != set(own):
-                different = sorted(set(stored) ^ set(own))
+            if different := sorted(set(stored) ^ set(own)):
                 raise ValueError(
                     f"the stored {kind} is of other parameters: {len(different)} differ, "
                     f"the first is {different[0]}"
@@ -222,13 +210,12 @@ class Magnitude:
 
     @torch.no_grad()
     def _read(self, layers: Mapping[str, RankedLayer]) -> Tensor:
+        every = layers.values()
         if self._has_values:
-            every = torch.cat([layer.get_parameter("lora_E") for layer in layers.values()])
-            values = every.abs().squeeze(1)
+            values = torch.cat([layer.get_parameter("lora_E") for layer in every]).abs().squeeze(1)
         else:
-            rows = self._norms(self._rows, [layer.lora_A for layer in layers.values()], dim=2)
-            columns = self._norms(self._columns, [layer.lora_B for layer in layers.values()], dim=1)
-            values = rows * columns
+            rows = self._norms(self._rows, [layer.lora_A for layer in every], dim=2)
+            values = rows * self._norms(self._columns, [layer.lora_B for layer in every], dim=1)
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
     @staticmethod
@@ -242,12 +229,8 @@ class Magnitude:
     ) -> Tensor | None:
         """Take in the values after a step; ones that are not finite leave all as they were.
 
-        Args:
-            layers: as given to the constructor.
-            other_gradients: not used: a skipped step leaves the values as they are.
-
-        Returns:
-            Scalar bool on the device, whether the step counted.
+        ``other_gradients`` are not used: a skipped step leaves the values as they are. Returned is
+        whether the step counted, bool [] on the device.
         """
         values = self._read(layers)
         finite = torch.isfinite(values).all()

@@ -36,16 +36,8 @@ class MergedLinear(LinearAdapter):
     Parameters, with n enabled parts of size s: ``lora_A`` [r·n, in], ``lora_B`` [s·n, r].
     Departure: with ``fan_in_fan_out`` the original padded the update along the wrong side.
 
-    Args:
-        in_features: Size of the last input dimension.
-        out_features: Size of the last output dimension.
-        r: Rank per part.
-        lora_alpha: Scale numerator.
-        lora_dropout: Dropout probability on the adapter's input.
-        enable_lora: Which parts are adapted.
-        fan_in_fan_out: Whether ``weight`` is stored as [in, out].
-        merge_weights: Merge in ``eval()``.
-        **kwargs: ``bias``, ``device``, ``dtype`` of ``nn.Linear``.
+    Arguments are those of ``LinearAdapter``, with ``r`` the rank of each part and ``enable_lora``
+    saying which parts are adapted.
 
     Raises:
         ValueError: if ``enable_lora`` is empty or its length does not divide ``out_features``.
@@ -73,29 +65,17 @@ class MergedLinear(LinearAdapter):
             )
         # Before the layer is made: making the adapter asks for it.
         self.enable_lora = list(enable_lora)
-        super().__init__(
-            in_features,
-            out_features,
-            r,
-            lora_alpha,
-            lora_dropout,
-            fan_in_fan_out,
-            merge_weights,
-            **kwargs,
-        )
+        own = (r, lora_alpha, lora_dropout, fan_in_fan_out, merge_weights)
+        super().__init__(in_features, out_features, *own, **kwargs)
 
     def _add_adapter(self) -> None:
         if not any(self.enable_lora):
             return
         enabled, size = sum(self.enable_lora), self.out_features // len(self.enable_lora)
         self._add_factors((self.r * enabled, self.in_features), (size * enabled, self.r))
-        rows = [
-            row
-            for part, on in enumerate(self.enable_lora)
-            if on
-            for row in range(part * size, (part + 1) * size)
-        ]
         # Row numbers, not a boolean mask: indexing by a mask would wait for the device.
+        parts = [part for part, on in enumerate(self.enable_lora) if on]
+        rows = [row for part in parts for row in range(part * size, (part + 1) * size)]
         row_numbers = torch.tensor(rows, device=self.weight.device)
         self.register_buffer("lora_rows", row_numbers, persistent=False)
 
@@ -110,9 +90,8 @@ class MergedLinear(LinearAdapter):
         self._require_adapter()
         down, up = self._parts()
         delta = torch.bmm(up, down).flatten(0, 1)
-        return delta.new_zeros(self.out_features, self.in_features).index_copy(
-            0, self.lora_rows, delta
-        )
+        nothing = delta.new_zeros(self.out_features, self.in_features)
+        return nothing.index_copy(0, self.lora_rows, delta)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
@@ -133,13 +112,7 @@ class Embedding(LoRALayer, nn.Embedding):
     Departures: merging adds the transposed product (the original raised), and ``max_norm`` with
     an adapter is refused (the original renormalised lora_A in place at every look-up).
 
-    Args:
-        num_embeddings: Rows of the table.
-        embedding_dim: Columns of the table.
-        r: Rank.
-        lora_alpha: Scale numerator.
-        merge_weights: Merge in ``eval()``.
-        **kwargs: Other arguments of ``nn.Embedding``.
+    Arguments are those of ``nn.Embedding`` and ``LoRALayer``.
 
     Raises:
         ValueError: if ``max_norm`` is given with ``r > 0``.
@@ -184,13 +157,8 @@ class Embedding(LoRALayer, nn.Embedding):
         base = nn.Embedding.forward(self, x)
         if self.merged or not self.has_adapter:
             return base
-        rows = F.embedding(
-            x,
-            self.lora_A.T,
-            self.padding_idx,
-            scale_grad_by_freq=self.scale_grad_by_freq,
-            sparse=self.sparse,
-        )
+        how: Any = {"scale_grad_by_freq": self.scale_grad_by_freq, "sparse": self.sparse}
+        rows = F.embedding(x, self.lora_A.T, self.padding_idx, **how)
         return base + F.linear(rows, self.lora_B * self.scaling).to(base.dtype)
 
 
@@ -202,15 +170,7 @@ class Conv2d(LoRALayer, nn.Conv2d):
     group, where AdaLoRA's failed for several).
     Departure: ``lora_dropout`` acts on the adapter's input; the original ignored it.
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        kernel_size: Side of the square kernel, an int.
-        r: Rank.
-        lora_alpha: Scale numerator.
-        lora_dropout: Dropout probability on the adapter's input.
-        merge_weights: Merge in ``eval()``.
-        **kwargs: Other arguments of ``nn.Conv2d``.
+    Arguments are those of ``nn.Conv2d``, with one int as ``kernel_size``, and of ``LoRALayer``.
 
     Raises:
         TypeError: if ``kernel_size`` is not an int.
@@ -232,10 +192,8 @@ class Conv2d(LoRALayer, nn.Conv2d):
         nn.Conv2d.__init__(self, in_channels, out_channels, kernel_size, **kwargs)
         LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights)
         if r > 0:
-            self._add_factors(
-                (r * kernel_size, in_channels * kernel_size),
-                (out_channels // self.groups * kernel_size, r * kernel_size),
-            )
+            rows = out_channels // self.groups * kernel_size
+            self._add_factors((r * kernel_size, in_channels * kernel_size), (rows, r * kernel_size))
             self.reset_parameters()
 
     def reset_parameters(self) -> None:

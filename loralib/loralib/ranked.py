@@ -82,11 +82,8 @@ def mask(
 
 Adapted = TypeVar("Adapted", bound=LinearAdapter)
 
-
 # Modules that only wrap another one: the names under which they hold it are not part of a path.
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-
-
 _WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
@@ -137,8 +134,7 @@ def require_svd_layers(model: nn.Module, purpose: str) -> dict[str, SVDLinear]:
 class Stacks:
     """A fixed list of tensors, grouped by shape, dtype and device.
 
-    Args:
-        tensors: the list; later calls take lists of the same length and shapes.
+    Later calls take lists of the same length and shapes.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -162,14 +158,12 @@ class Stacks:
     def order(self, sizes: Sequence[int]) -> Tensor:
         """Where each entry of the list's concatenation stands in that of the groups, int64.
 
-        Args:
-            sizes: entries per tensor of the list.
+        ``sizes`` are the entries per tensor of the list.
         """
         starts, position = {}, 0
         for group in self.members:
             for index in group:
                 starts[index] = position
                 position += sizes[index]
-        return torch.cat(
-            [torch.arange(starts[i], starts[i] + size) for i, size in enumerate(sizes)]
-        )
+        places = [torch.arange(starts[i], starts[i] + size) for i, size in enumerate(sizes)]
+        return torch.cat(places)

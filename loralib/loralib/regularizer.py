@@ -52,9 +52,8 @@ class _Orthogonality(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, count: int, *factors: Tensor) -> Tensor:
         # Q as rows; P as columns, which the product over its first dimension takes as they are.
-        ctx.stacks = [Stacks(factors[:count]), Stacks(factors[count:])]
-        parts, saved = (factors[:count], factors[count:]), []
-        norms = []
+        parts = (factors[:count], factors[count:])
+        ctx.stacks, saved, norms = [Stacks(members) for members in parts], [], []
         for side, (stacks, members) in enumerate(zip(ctx.stacks, parts, strict=True)):
             for stacked in stacks.stack(members):
                 across = stacked.transpose(1, 2)

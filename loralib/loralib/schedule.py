@@ -74,8 +74,7 @@ class BudgetSchedule:
             return self.total_rank
         if step > end:
             return self.target_total_rank
-        left = 1 - (step - self.init_warmup) / (end - self.init_warmup)
-        return self._between(left)
+        return self._between(1 - (step - self.init_warmup) / (end - self.init_warmup))
 
     def _between(self, left: float) -> int:
         """The budget where ``left`` of the middle phase is still to come."""

@@ -70,14 +70,11 @@ class Growth:
         # is none. Gathering and summing rows is deterministic everywhere, adding by index is not.
         rows, start = [], 0
         for rank in ranks:
-            own = list(range(start, start + rank))
-            rows.append(own + [total] * (longest - rank))
+            rows.append([*range(start, start + rank), *[total] * (longest - rank)])
             start += rank
         self._rows = torch.tensor(rows, device=device)
-        sizes = torch.tensor(ranks, device=device)
-        self._matrix = torch.repeat_interleave(
-            torch.arange(len(ranks), device=device), sizes, output_size=total
-        )
+        sizes, numbers = torch.tensor(ranks, device=device), torch.arange(len(ranks), device=device)
+        self._matrix = torch.repeat_interleave(numbers, sizes, output_size=total)
         self._position = torch.cat([torch.arange(rank, device=device) for rank in ranks])
 
     def first(self) -> Tensor:

@@ -21,14 +21,9 @@ def write_allocation(
     rank_pattern: Mapping[str, int],
     threshold: Tensor,
 ) -> None:
-    """Ranks, their sum, their parameters, and the score at which the budget ended.
+    """Ranks, their sum, their parameters, and the score [] at which the budget ended.
 
-    Args:
-        writer: a SummaryWriter.
-        step: index of the optimizer step.
-        layers: module path -> layer.
-        rank_pattern: ``<module>.lora_E`` -> triplets kept.
-        threshold: scalar.
+    ``layers`` are by module path, and ``rank_pattern`` is ``<module>.lora_E`` -> triplets kept.
     """
     for name, rank in rank_pattern.items():
         writer.add_scalar(f"Ranknum/{name}", rank, step)
@@ -43,20 +38,12 @@ def write_allocation(
 
 @torch.no_grad()
 def write_orthogonality(writer: Any, step: int, layers: Mapping[str, RankedLayer]) -> None:
-    """Distance of every factor from orthonormality, and the mean of them.
-
-    Args:
-        writer: a SummaryWriter.
-        step: index of the optimizer step.
-        layers: module path -> layer.
-    """
+    """Distance of every factor from orthonormality, and the mean of them."""
     distances = []
     for path, layer in layers.items():
         for name, rows in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B.T)):
             gram = (rows @ rows.T).float()
             distance = torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device))
-            distances.append((f"{path}.{name}", float(distance)))
-    for name, value in distances:
-        writer.add_scalar(f"Orth_regu_loss/{name}", value, step)
-    mean = sum(value for _, value in distances) / len(distances)
-    writer.add_scalar("train/orth_regu_loss", mean, step)
+            distances.append(float(distance))
+            writer.add_scalar(f"Orth_regu_loss/{path}.{name}", distances[-1], step)
+    writer.add_scalar("train/orth_regu_loss", sum(distances) / len(distances), step)

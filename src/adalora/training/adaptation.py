@@ -49,6 +49,8 @@ class AdaLora:
         UserError: if the model has no layer that the settings could act on.
     """
 
+    needs_model_loss = False
+
     def __init__(
         self,
         model: nn.Module,
@@ -57,28 +59,27 @@ class AdaLora:
         writer: Any = None,
         log_interval: int | None = None,
     ) -> None:
-        self.model = model
-        self.settings = settings
-        self.writer = writer
-        self.log_interval = log_interval
+        self.model, self.settings = model, settings
+        self.writer, self.log_interval = writer, log_interval
         self.svd_layers = [m for m in model.modules() if isinstance(m, SVDLinear) and m.r > 0]
         self.frd_layers = [m for m in model.modules() if isinstance(m, Linear) and m.r > 0]
         self.allocator: RankAllocator | None = None
+        self.begun = False
         self.budget: int | None = None
         self.threshold: Tensor | None = None
         self.history = AllocationHistory(0)
-        if settings.allocate and settings.prune_lora and not self.frd_layers:
+        if settings.allocate and not (self.frd_layers if settings.prune_lora else self.svd_layers):
+            needs = "AdaLoRA prunes singular values and this model has no SVD layer"
+            if settings.prune_lora:
+                needs = "prune_lora prunes plain LoRA and this model has no such layer"
             raise UserError(
-                "prune_lora prunes plain LoRA and this model has no such layer; put them on with "
-                'adalora.adapters.add_lora(model, lora_type="frd", ...) first.'
-            )
-        if settings.allocate and not settings.prune_lora and not self.svd_layers:
-            raise UserError(
-                "AdaLoRA prunes singular values and this model has no SVD layer; put them on with "
-                'adalora.adapters.add_lora(model, lora_type="svd", ...) first.'
+                f"{needs}; put them on with adalora.adapters.add_lora(model, "
+                f'lora_type="{settings.lora_type}", ...) first.'
             )
         if not (self.svd_layers or self.frd_layers):
             raise UserError("This model has no LoRA layer; adalora.adapters.add_lora adds them.")
+        self.init_rank = max((layer.r for layer in self.layers), default=0)
+        self.total_rank = sum(layer.r for layer in self.layers)
 
     @property
     def layers(self) -> Sequence[SVDLinear | Linear]:
@@ -87,32 +88,15 @@ class AdaLora:
             return self.frd_layers
         return self.svd_layers or self.frd_layers
 
-    needs_model_loss = False
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is an allocator, with a schedule for the length of the run."""
-        return self.allocator is not None
-
-    @property
-    def init_rank(self) -> int:
-        """The largest rank a matrix starts with; where ranks grow, the largest it may reach."""
-        return max(layer.r for layer in self.layers)
-
-    @property
-    def total_rank(self) -> int:
-        """Triplets in the whole model, masked ones included."""
-        return sum(layer.r for layer in self.layers)
-
     def begin(self, total_steps: int) -> None:
         """Fix the length of the run; call it once, before the first step.
 
         Raises:
             UserError: if the schedule does not fit ``total_steps``.
         """
-        if not self.settings.allocate:
-            return
         settings = self.settings
+        if not settings.allocate:
+            return
         schedule = settings.schedule(self.total_rank, len(self.layers), total_steps)
         self.history = AllocationHistory(total_steps)
         self.allocator = RankAllocator.from_schedule(
@@ -125,6 +109,7 @@ class AdaLora:
             tb_writter=self.writer,
             tb_writter_loginterval=self.log_interval or max(total_steps // RECORDS, 1),
         )
+        self.begun = True
 
     def penalty(self) -> Tensor:
         """Weighted orthogonality penalty to add to the training loss: scalar, float32.
@@ -153,10 +138,8 @@ class AdaLora:
     def step(self, global_step: int) -> tuple[int | None, Tensor | None]:
         """Update importance and, when the schedule says so, allocate.
 
-        Call it after ``optimizer.step()`` and before ``zero_grad()``.
-
-        Args:
-            global_step: index of the step just made, from 0.
+        Call it after ``optimizer.step()`` and before ``zero_grad()``, with the index of the step
+        just made, from 0.
 
         Returns:
             Budget in triplets, and the score at or below which triplets were pruned (scalar on
@@ -258,9 +241,7 @@ class AdaLora:
     def load_state_dict(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Continue from ``state``; call it after ``begin``.
 
-        Args:
-            state: from ``state_dict``.
-            reschedule: go on by this run's schedule where it differs from that of ``state``.
+        With ``reschedule`` it goes on by this run's schedule where that of ``state`` differs.
 
         Raises:
             UserError: if the state is of another model or another schedule.

@@ -14,14 +14,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import (
-    EarlyStoppingCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from adalora.errors import UserError
@@ -35,22 +28,16 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, adaptation: Adaptation) -> None:
         self.adaptation = adaptation
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Fix the schedule from the real number of optimizer steps of the run."""
         if not self.adaptation.begun:
             self.adaptation.begin(state.max_steps)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Update importance and prune, once per optimizer step."""
         self.adaptation.step(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """A run whose allocator never did its work does not end silently."""
         self.adaptation.finish()
 
@@ -62,9 +49,7 @@ class LogLastStep(TrainerCallback):  # type: ignore[misc]
     not logged from the main process alone, so that ``train_loss`` would depend on their number.
     """
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Ask for a record at the end of the run."""
         if state.global_step >= state.max_steps:
             control.should_log = True
@@ -78,12 +63,7 @@ class LearningRateByStep(TrainerCallback):  # type: ignore[misc]
     """
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        lr_scheduler: Any = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, lr_scheduler: Any = None, **_: Any
     ) -> None:
         """Make up for the step that the schedule missed."""
         if isinstance(lr_scheduler, LambdaLR) and lr_scheduler.last_epoch < state.global_step:
@@ -97,13 +77,11 @@ class StopEarly(EarlyStoppingCallback):  # type: ignore[misc]
     ``AdaLoraTrainer``), so none counts against the patience either.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Count on from the checkpoint; a run that had stopped stays so, unless patience grew."""
         known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
-        stored = known.get(type(self).__name__, {})
-        counted = stored.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        stored = known.get(type(self).__name__, {}).get("attributes", {})
+        counted = stored.get("early_stopping_patience_counter", 0)
         self.early_stopping_patience_counter = counted
         control.should_training_stop = counted >= self.early_stopping_patience
 
@@ -151,9 +129,7 @@ class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
         kept = {"seconds": self.seconds, "evaluating": self.evaluating}
         return {"args": {**kept, "since_epoch": self.since_epoch}}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Start, where the checkpoint stopped if there is one."""
         known = cast("dict[str, Any]", state.stateful_callbacks if state.global_step else {})
         kept = known.get(type(self).__name__, {}).get("args", {})
@@ -162,8 +138,6 @@ class TrainingTime(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.since_epoch = float(kept.get("since_epoch", state.epoch or 0.0))
         self._started = time.monotonic()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Stop."""
         self._before, self._started = self.seconds, None

@@ -37,14 +37,9 @@ def make_record(
     evaluated: Mapping[str, Evaluated],
     command: Sequence[str],
 ) -> RunRecord:
-    """The record of a run that has trained, evaluated or both.
+    """The record of a run that has trained (``trained`` is None otherwise), evaluated or both.
 
-    Args:
-        parts: of the run.
-        counts: of the model's parameters.
-        trained: None where the run only evaluates.
-        evaluated: by split.
-        command: the words of the command line.
+    ``evaluated`` is by split, ``command`` the words of the command line.
     """
     arguments, trainer, state = parts.arguments, parts.trainer, parts.trainer.state
     training = arguments.training
@@ -148,11 +143,8 @@ def _scores(
     training = parts.arguments.training
     main = main_metric_of(parts.data.task, parts.data.is_regression)
     # Only the first evaluation set is evaluated on the way.
-    on_the_way = [
-        entry
-        for entry in (trained.logged if trained is not None else ())
-        if f"eval_{main}" in entry
-    ]
+    logged = () if trained is None else trained.logged
+    on_the_way = [entry for entry in logged if f"eval_{main}" in entry]
     best = max(on_the_way, key=lambda entry: float(entry[f"eval_{main}"]), default=None)
     loaded_best = bool(training.load_best_model_at_end and on_the_way)
     # The Trainer may have chosen by another number, such as the loss.

@@ -30,6 +30,9 @@ class PeftAdaLora:
         model: a ``peft.PeftModel`` of type ADALORA, unwrapped otherwise.
     """
 
+    #: PEFT's forward adds the penalty to the loss that the model computes.
+    needs_model_loss = True
+
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
         config = self._config
@@ -43,6 +46,7 @@ class PeftAdaLora:
             orth_reg_weight=config.orth_reg_weight,
         )
         self._allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
+        self.init_rank, self.total_rank = int(config.init_r), int(self._allocator.init_bgt)
         self.begun = False
         self.budget: int | None = None
         self.threshold: Tensor | None = None
@@ -50,9 +54,6 @@ class PeftAdaLora:
         self.task_loss: Tensor | None = None
         self.history = AllocationHistory(0)
         self._watch_task_loss()
-
-    #: PEFT's forward adds the penalty to the loss that the model computes.
-    needs_model_loss = True
 
     @property
     def _config(self) -> Any:
@@ -77,16 +78,6 @@ class PeftAdaLora:
             return output
 
         self.classifier.forward = watched  # type: ignore[method-assign]
-
-    @property
-    def init_rank(self) -> int:
-        """Rank of every matrix at the start."""
-        return int(self._config.init_r)
-
-    @property
-    def total_rank(self) -> int:
-        """Triplets in the whole model at the start."""
-        return int(self._allocator.init_bgt)
 
     def task_model(self, model: nn.Module) -> nn.Module:
         """The classifier that PEFT has wrapped."""
@@ -132,11 +123,7 @@ class PeftAdaLora:
         self.begun = True
 
     def step(self, global_step: int) -> None:
-        """Have PEFT update importance and prune; after ``optimizer.step()``, before zeroing.
-
-        Args:
-            global_step: index of the step just made, from 0.
-        """
+        """Have PEFT update importance and prune; after ``optimizer.step()``, before zeroing."""
         before = self._config.rank_pattern
         self.model.base_model.update_and_allocate(global_step)
         self.steps_seen += 1
@@ -166,11 +153,7 @@ class PeftAdaLora:
         return {name.removesuffix(".default"): sum(kept) for name, kept in pattern.items()}
 
     def finish(self) -> None:
-        """Check at the end of training that ranks were pruned.
-
-        Raises:
-            UserError: if they never were.
-        """
+        """Raise a ``UserError`` at the end of training if ranks were never pruned."""
         if self._config.rank_pattern is None:
             raise UserError(
                 "PEFT's AdaLoRA pruned nothing in this run: deltaT is longer than the steps "
@@ -200,6 +183,5 @@ class PeftAdaLora:
             self.steps_seen, self.mask_events = state["counts"]
             self.history.load_state_dict(state.get("history", {}))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"The allocator's state does not fit PEFT's AdaLoRA: {error}"
-            ) from error
+            message = f"The allocator's state does not fit PEFT's AdaLoRA: {error}"
+            raise UserError(message) from error

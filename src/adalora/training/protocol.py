@@ -72,7 +72,9 @@ class AdaLoraSettings:
 
     def steps(self, total_steps: int) -> tuple[int, int]:
         """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
-        return (_as_steps(self.init_warmup, total_steps), _as_steps(self.final_warmup, total_steps))
+        warmups = (self.init_warmup, self.final_warmup)
+        init, final = (round(w * total_steps) if 0 < w < 1 else int(w) for w in warmups)
+        return init, final
 
     def schedule(self, total_rank: int, matrices: int, total_steps: int) -> BudgetSchedule:
         """The budget over a run (paper §3.3 and appendix A).
@@ -87,15 +89,15 @@ class AdaLoraSettings:
                 cannot be reached from the start.
         """
         init_warmup, final_warmup = self.steps(total_steps)
-        target = self.target_total_rank
-        if target is None:
-            target = self.target_rank * matrices
+        mean = self.target_rank * matrices
         try:
             return make_schedule(
                 self.allocation,
                 most=total_rank,
                 matrices=matrices,
-                target_total_rank=target,
+                target_total_rank=mean
+                if self.target_total_rank is None
+                else self.target_total_rank,
                 init_warmup=init_warmup,
                 final_warmup=final_warmup,
                 mask_interval=self.mask_interval,
@@ -103,10 +105,6 @@ class AdaLoraSettings:
             )
         except ValueError as error:
             raise UserError(f"The budget's schedule does not fit this run: {error}.") from error
-
-
-def _as_steps(value: float, total_steps: int) -> int:
-    return round(value * total_steps) if 0 < value < 1 else int(value)
 
 
 class Losses(NamedTuple):
@@ -128,28 +126,22 @@ class AllocationCounts(NamedTuple):
 
 
 class Adaptation(Protocol):
-    """A method over one model, as the Trainer, its checkpoints and a run's record use it."""
+    """A method over one model, as the Trainer, its checkpoints and a run's record use it.
+
+    ``begun`` is whether ``begin`` has fixed the schedule; ``init_rank`` the largest rank that a
+    matrix starts with (where ranks grow, may reach); ``total_rank`` the triplets in the whole
+    model, masked ones included; with ``needs_model_loss`` the penalty can only be added to the
+    loss that the model itself computes.
+    """
 
     settings: AdaLoraSettings
     history: AllocationHistory
     budget: int | None
     threshold: Tensor | None
-
-    @property
-    def begun(self) -> bool:
-        """Whether ``begin`` has fixed the schedule."""
-
-    @property
-    def init_rank(self) -> int:
-        """The largest rank of a matrix."""
-
-    @property
-    def total_rank(self) -> int:
-        """Triplets in the whole model, masked ones included."""
-
-    @property
-    def needs_model_loss(self) -> bool:
-        """Whether the penalty can only be added to the loss that the model itself computes."""
+    begun: bool
+    init_rank: int
+    total_rank: int
+    needs_model_loss: bool
 
     def task_model(self, model: nn.Module) -> nn.Module:
         """The part of ``model`` whose loss is the task's alone."""

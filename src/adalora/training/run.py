@@ -138,12 +138,8 @@ def finish(
 ) -> None:
     """Write the record, and print how good the model is, at what cost, and what to type next.
 
-    Args:
-        parts: of the run.
-        trained: None where the run only evaluates.
-        evaluated: by split.
-        command: the words of the command line.
-        script: the program that runs; None for ``adalora train``.
+    ``trained`` is None where the run only evaluates, ``evaluated`` by split, ``command`` the words
+    of the command line, and ``script`` the program that runs (None for ``adalora train``).
     """
     if parts.writer is not None:
         parts.writer.close()
@@ -191,15 +187,10 @@ def _scores(record: RunRecord) -> list[Score]:
 def next_commands(
     arguments: RunArguments, script: Path | None, *, pairs: bool = False
 ) -> list[tuple[str, str]]:
-    """Commands to go on with after training, as they work from the working directory.
+    """Reason and command of what to do after training, as it works from the working directory.
 
-    Args:
-        arguments: of the run.
-        script: the program that ran; None for ``adalora train``.
-        pairs: whether the task is about pairs of texts.
-
-    Returns:
-        Reason and command, one after the other.
+    ``script`` is the program that ran (None for ``adalora train``); ``pairs`` is whether the task
+    is about pairs of texts.
     """
     run = typed(short_path(Path(str(arguments.training.root_output_dir))))
     texts = r"printf 'A text.\tAnother text.\n'" if pairs else "echo 'A text to classify.'"
@@ -212,22 +203,17 @@ def next_commands(
         task = task_name.removeprefix(MINI_PREFIX)
         if scripts := _task_scripts(script):
             own = scripts.get(f"run_debertav3_{task}") or scripts["run_debertav3_rte"]
-            commands.append(
-                (
-                    "The same on the real task, from the official GLUE files in GLUE_FOLDER",
-                    f"bash {typed(short_path(own))} --data_dir GLUE_FOLDER",
-                )
-            )
+            reason = "The same on the real task, from the official GLUE files in GLUE_FOLDER"
+            commands.append((reason, f"bash {typed(short_path(own))} --data_dir GLUE_FOLDER"))
         trainer = f"{program('adalora')} train"
         if script is not None:
             trainer = f"{program('python')} {typed(short_path(script))}"
-        commands.append(
-            (
-                "The same on your own data, two files with a column label and one or two of text",
-                f"{trainer} --model_name_or_path nano --train_file train.csv --validation_file "
-                "dev.csv --do_train --do_eval --apply_adalora --root_output_dir output/mine",
-            )
+        reason = "The same on your own data, two files with a column label and one or two of text"
+        command = (
+            f"{trainer} --model_name_or_path nano --train_file train.csv --validation_file "
+            "dev.csv --do_train --do_eval --apply_adalora --root_output_dir output/mine"
         )
+        commands.append((reason, command))
     return commands
 
 

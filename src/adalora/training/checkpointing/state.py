@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from adalora.training.nonfinite import BadSteps
 
@@ -115,9 +115,7 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
         if self._stored is not None:
             set_random_state(self._stored["random"])
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Continue the running means, which the Trainer has just set to zero."""
         self._save_at_epoch_end = False
         # The checkpoint brought its own; how often is logged and saved does not belong to the run.
@@ -130,37 +128,28 @@ class Continuation(TrainerCallback):  # type: ignore[misc]
         trainer._tr_loss = stored["loss_sum"].to(trainer._tr_loss.device)
         trainer._total_loss_scalar = stored["loss_total"]
         trainer._globalstep_last_logged = stored["last_logged_step"]
-        penalty = stored["penalty_sum"]
-        trainer.penalty = RunningMean(
-            None if penalty is None else penalty.to(args.device), stored["penalty_count"]
-        )
+        if (penalty := stored["penalty_sum"]) is not None:
+            penalty = penalty.to(args.device)
+        trainer.penalty = RunningMean(penalty, stored["penalty_count"])
         trainer.bad_steps = BadSteps(**stored["bad_steps"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Draw the order of the resumed epoch from where it was drawn the first time."""
         if self._stored is not None:
             set_random_state(self._stored["random_at_epoch_start"])
         self._epoch_start = random_state()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """The first resumed step has everything; later epochs begin from the running generators."""
         self._stored = None
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """At the last step of an epoch, save after what is logged and evaluated at its end."""
         if control.should_save and float(state.epoch or 0).is_integer():
             control.should_save = False
             self._save_at_epoch_end = True
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Make up for the checkpoint that ``on_step_end`` put off."""
         if self._save_at_epoch_end:
             control.should_save = True
@@ -176,6 +165,7 @@ def random_state() -> dict[str, Any]:
     """
     version, internal, spare = random.getstate()
     _, key, position, has_normal, normal = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(internal), spare],
         "numpy": {
@@ -183,12 +173,7 @@ def random_state() -> dict[str, Any]:
             "rest": [int(position), int(has_normal), float(normal)],
         },
         "torch": torch.random.get_rng_state(),
-        "cuda": {
-            str(index): state
-            for index, state in enumerate(
-                torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-            )
-        },
+        "cuda": {str(index): one for index, one in enumerate(cuda)},
     }
 
 
