@@ -62,12 +62,10 @@ class AllocationHistory:
         return counts.index_add_(0, self._owners, flat.to(torch.int32))
 
     def _take(self, one: _Allocation) -> None:
-        if not self._kept or self._part(one.step) > self._part(self._kept[-1].step):
+        spacing = self._spacing
+        if not self._kept or one.step // spacing > self._kept[-1].step // spacing:
             self._kept.append(one)
         self._last = one
-
-    def _part(self, step: int) -> int:
-        return step // self._spacing
 
     def _all(self) -> list[_Allocation]:
         if self._last is None or self._kept[-1] is self._last:
@@ -93,9 +91,7 @@ class AllocationHistory:
         if not found:
             return {}
         none = torch.zeros(())
-        thresholds = [
-            (none if one.threshold is None else one.threshold).float().cpu() for one in found
-        ]
+        thresholds = [none if one.threshold is None else one.threshold for one in found]
         return {
             "matrices": list(self._matrices),
             "steps": [one.step for one in found],
@@ -106,11 +102,7 @@ class AllocationHistory:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``.
-
-        Raises:
-            KeyError: if something is missing from it.
-        """
+        """Go on from ``state``, or raise a KeyError if something is missing from it."""
         self._kept, self._last = [], None
         if not state:
             return

@@ -29,16 +29,12 @@ class Share:
 
 
 def share_of(batch_size: int, *, total: int, process: int, processes: int) -> Share:
-    """The share of a process in a step of ``total`` examples.
+    """The share of one of ``processes`` in a step of ``total`` examples.
 
-    Args:
-        batch_size: rows in the batch of each process, fillers included.
-        total: examples of the step, from 1 to ``batch_size * processes``.
-        process: index of this process.
-        processes: their number.
+    ``batch_size`` is the rows in the batch of each, fillers included, and ``total`` at most that
+    of all of them.
     """
-    rows = min(max(total - process * batch_size, 0), batch_size)
-    return Share(rows, total)
+    return Share(min(max(total - process * batch_size, 0), batch_size), total)
 
 
 def first_rows(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:

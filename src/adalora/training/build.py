@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import compress
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -89,10 +90,7 @@ def adapt(
 ) -> Built:
     """Put ``method`` on a loaded classifier, in place, and freeze what it does not train.
 
-    Args:
-        model: without adapters.
-        method: the flags.
-        total_steps: of the run, which PEFT's AdaLoRA asks for; None if nothing will be trained.
+    ``total_steps`` of the run are what PEFT's AdaLoRA asks for; None if nothing will be trained.
 
     Returns:
         The model to train, which is ``model`` or PEFT's wrapper around it, and its lineage.
@@ -117,11 +115,8 @@ def adapt(
         if method.lora_path:
             lineage += load_lora(model, method.lora_path).origins
     if method.apply_adapter:
-        add_bottleneck(
-            model,
-            adapter_type=cast(AdapterType, method.adapter_type),
-            adapter_size=method.adapter_size,
-        )
+        kind = cast(AdapterType, method.adapter_type)
+        add_bottleneck(model, adapter_type=kind, adapter_size=method.adapter_size)
         trained.append("bottleneck")
         if method.adapter_path:
             lineage += load_bottleneck(model, method.adapter_path).origins
@@ -139,19 +134,14 @@ def build_adaptation(
         return PeftAdaLora(model) if method.peft_values["peft_type"] == "ADALORA" else None
     if not method.apply_lora or not (method.allocates or method.reg_orth_coef):
         return None
-    return AdaLora(
-        model, method.settings, writer=writer, log_interval=method.tb_writter_loginterval
-    )
+    interval = method.tb_writter_loginterval
+    return AdaLora(model, method.settings, writer=writer, log_interval=interval)
 
 
 def data_source(arguments: RunArguments) -> DataSource:
     """Where the flags say the data is, and which splits the run needs."""
     training, data = arguments.training, arguments.data
-    need = (
-        *(("train",) if training.do_train else ()),
-        *(("validation",) if training.do_eval else ()),
-        *(("test",) if training.do_predict else ()),
-    )
+    need = (training.do_train, training.do_eval, training.do_predict)
     return DataSource(
         task_name=data.task_name,
         data_dir=data.data_dir,
@@ -159,7 +149,7 @@ def data_source(arguments: RunArguments) -> DataSource:
         validation_file=data.validation_file,
         test_file=data.test_file,
         cache_dir=arguments.model.cache_dir,
-        need=need,
+        need=tuple(compress(("train", "validation", "test"), need)),
     )
 
 
@@ -197,9 +187,7 @@ def count_steps(examples: int, training: AdaLoraTrainingArguments) -> int:
     """
     if training.max_steps > 0:
         return training.max_steps
-    per_process = training.train_batch_size
-    batches = examples / per_process
     whole = math.floor if training.dataloader_drop_last else math.ceil
-    batches = whole(whole(batches) / max(training.world_size, 1))
+    batches = whole(whole(examples / training.train_batch_size) / max(training.world_size, 1))
     per_epoch = max(math.ceil(batches / training.gradient_accumulation_steps), 1)
     return math.ceil(training.num_train_epochs * per_epoch)

@@ -12,17 +12,12 @@ from adalora.training.build import training_steps
 
 
 def check_combination(arguments: RunArguments, data: TaskData) -> None:
-    """Refuse what would train nothing, or something else than it says.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse by a UserError what would train nothing, or something else than it says."""
     model, method, training = arguments.model, arguments.method, arguments.training
     whole = not (method.apply_lora or method.apply_adapter or method.apply_bitfit)
     if model.base_dtype != "float32" and (whole or method.apply_bitfit):
-        trained = (
-            "BitFit trains its biases" if method.apply_bitfit else "full fine-tuning trains it"
-        )
+        bitfit, full = "BitFit trains its biases", "full fine-tuning trains it"
+        trained = bitfit if method.apply_bitfit else full
         raise UserError(
             f"--base_dtype {model.base_dtype} is for weights that stay as they are, and {trained}: "
             "small steps would be lost. Leave it out; --bf16 computes in half precision."
@@ -61,16 +56,15 @@ def check_schedule(arguments: RunArguments, data: TaskData) -> None:
         UserError: as ``AdaLoraSettings.schedule``.
     """
     method = arguments.method
-    if not method.allocates:
-        return
     # One matrix stands for all: the budget scales with their number, which is known when the model
     # is there; where the target is a total, all is checked then.
-    if method.target_total_rank is None:
-        init_rank = int(method.lora_r or 0)
-        if method.target_rank > init_rank:
-            raise UserError(
-                f"--target_rank {method.target_rank} is above --lora_r {init_rank}, the largest "
-                "rank that a matrix can have; swap or change them."
-            )
-        steps = training_steps(arguments, examples=len(data.splits["train"]))
-        method.settings.schedule(init_rank, 1, steps)
+    if not method.allocates or method.target_total_rank is not None:
+        return
+    init_rank = int(method.lora_r or 0)
+    if method.target_rank > init_rank:
+        raise UserError(
+            f"--target_rank {method.target_rank} is above --lora_r {init_rank}, the largest "
+            "rank that a matrix can have; swap or change them."
+        )
+    steps = training_steps(arguments, examples=len(data.splits["train"]))
+    method.settings.schedule(init_rank, 1, steps)

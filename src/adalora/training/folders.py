@@ -67,8 +67,7 @@ def _make_folder(training: AdaLoraTrainingArguments) -> None:
 def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
     """The checkpoint that training resumes from, chosen by the first process for all.
 
-    Returns:
-        Its folder as this process sees it; None for a fresh start.
+    Its folder is as this process sees it; None for a fresh start.
 
     Raises:
         UserError: in every process, if the first finds nothing to resume from where it should
@@ -120,8 +119,7 @@ def _choose_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
     if not training.do_train:
         return None
     model = Path(str(training.output_dir))
-    wanted = _wanted_checkpoint(training)
-    if wanted is not None:
+    if (wanted := _wanted_checkpoint(training)) is not None:
         if not Path(wanted).is_dir():
             raise UserError(f"--resume_from_checkpoint {wanted!r} is not a checkpoint's folder.")
         verify(Path(wanted))
@@ -129,8 +127,7 @@ def _choose_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
     last_one = str(training.resume_from_checkpoint or "").lower() == "true"
     if training.overwrite_output_dir and not last_one:
         return None
-    last = newest_sound(model)
-    if last is not None:
+    if (last := newest_sound(model)) is not None:
         return str(last)
     if last_one:
         raise UserError(f"--resume_from_checkpoint True, and {model} holds no checkpoint.")
@@ -173,9 +170,8 @@ def configure_logging(training: AdaLoraTrainingArguments) -> None:
     terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     root.addHandler(terminal)
     if main:
-        file = logging.FileHandler(
-            Path(str(training.root_output_dir)) / "log.txt", encoding="utf-8"
-        )
+        path = Path(str(training.root_output_dir)) / "log.txt"
+        file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(name)s - %(message)s"))
         root.addHandler(file)
     logging.captureWarnings(True)

@@ -35,9 +35,7 @@ class StepExamples:
     def weight(self, *, last: bool, processes: int) -> float:
         """What makes a micro-batch's mean loss count by its examples; 1 where all are full.
 
-        Args:
-            last: whether it is the step's last micro-batch.
-            processes: their number.
+        ``last`` is whether it is the step's last micro-batch.
         """
         if self.total == 0:  # batches without a tensor of which rows could be counted
             return 1.0

@@ -68,11 +68,11 @@ def load_optimizer(
             f"{source} is of another set of trained parameters: {listed(different)} stand on one "
             "side only."
         )
-    unknown = sorted(set(stored["state"]) - known)
-    if unknown:
+    if unknown := sorted(set(stored["state"]) - known):
         raise UserError(f"{source} holds a state for {listed(unknown)}, which is not trained.")
-    # torch's own optimizers keep each quantity in its parameter's shape or as a single number.
-    if type(_inner(optimizer)).__module__.startswith("torch.optim"):
+    # torch's own optimizers keep each quantity in its parameter's shape or as a single number;
+    # accelerate wraps them.
+    if type(getattr(optimizer, "optimizer", optimizer)).__module__.startswith("torch.optim"):
         wrong = [
             f"{name} {quantity} ({list(value.shape)}, expected {list(shapes[name].shape)})"
             for name, entry in stored["state"].items()
@@ -84,17 +84,10 @@ def load_optimizer(
     position = {name: index for index, name in enumerate(names)}
     here = optimizer.state_dict()["param_groups"]
     if not keep_hyperparameters:
-        here = [
-            {**_like(own, group), "params": own["params"]}
-            for own, group in zip(here, groups, strict=True)
-        ]
+        pairs = zip(here, groups, strict=True)
+        here = [{**_like(own, group), "params": own["params"]} for own, group in pairs]
     state = {position[name]: dict(entry) for name, entry in stored["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": here})
-
-
-def _inner(optimizer: Any) -> Any:
-    """The optimizer itself, out of accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _names(optimizer: Any, model: nn.Module) -> list[str]:
@@ -126,10 +119,7 @@ def raise_learning_rate(optimizer: Optimizer, model: nn.Module, ratio: float) ->
     The parameters move to groups of their own, after the others, with the weight decay and all
     else of the group that they come from. Schedules multiply every group's own rate.
 
-    Args:
-        optimizer: a fresh one over ``model``, without a schedule yet.
-        model: with LoRA layers, wrapped or not.
-        ratio: above 0.
+    ``optimizer`` is a fresh one over ``model``, without a schedule yet.
     """
     faster = {
         id(layer.factors()[layer.ZERO_FACTOR])

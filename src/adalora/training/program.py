@@ -49,8 +49,7 @@ def run(
 
     Args:
         argv: the flags; None for the process's own.
-        program: what usage messages call the program.
-        script: its file, if it is one.
+        program: what usage messages call the program, whose file is ``script`` if it is one.
         callbacks: for the Trainer, in addition to its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,7 @@ def tokenise(
     if length < arguments.max_seq_length:
         logger.warning(
             "--max_seq_length %d is more than the model's %d tokens; %d is used.",
-            arguments.max_seq_length,
-            tokenizer.model_max_length,
-            length,
+            *(arguments.max_seq_length, tokenizer.model_max_length, length),
         )
     keys = [key for key in (data.sentence1_key, data.sentence2_key) if key is not None]
 
@@ -77,7 +75,9 @@ def tokenise(
         if name in data.test_splits and "label" in split.column_names:
             drop.append("label")
         file = _cache_file(split, (*settings, drop))
-        with _sole_maker(file), _left_as_found(tokenizer):
+        # One process at a time makes a file: the first of each node comes here, and other runs.
+        alone = nullcontext() if file is None else FileLock(f"{file}.lock")
+        with alone, _left_as_found(tokenizer):
             _drop_if_damaged(file)
             tokenised[name] = split.map(
                 encode,
@@ -88,18 +88,6 @@ def tokenise(
                 desc=f"Tokenising {name}",
             )
     return tokenised
-
-
-@contextmanager
-def _sole_maker(file: str | None) -> Iterator[None]:
-    """Let one process at a time look for ``file`` and make it: the first of each node comes here,
-    and so does every other run.
-    """
-    if file is None:
-        yield
-        return
-    with FileLock(f"{file}.lock"):
-        yield
 
 
 @contextmanager

@@ -66,8 +66,7 @@ class AdaLoraTrainer(ResumableTrainer):
         super().__init__(*args, adaptation=adaptation, **kwargs)
         check_job(os.environ, self.args.distributed_state)
         self.model_accepts_loss_kwargs = False
-        self.reg_loss_wgt = reg_loss_wgt
-        self.masking_prob = masking_prob
+        self.reg_loss_wgt, self.masking_prob = reg_loss_wgt, masking_prob
         self.lora_plus_ratio = lora_plus_ratio
         self._task_loss: Tensor | None = None
         if adaptation is not None and adaptation.needs_model_loss and self.label_smoother:
@@ -177,9 +176,7 @@ class AdaLoraTrainer(ResumableTrainer):
     def _share(self, batch: Mapping[str, Any], examples: int) -> Share | None:
         """This process's part of the batch that was loaded last; None if all of it.
 
-        Args:
-            batch: full, with fillers where it must be.
-            examples: of the whole data set, or as many as remain for its last batches.
+        ``examples`` are those of the whole data set, or as many as remain for its last batches.
         """
         processes, size = self.args.world_size, int(find_batch_size(batch) or 0)
         total = examples % (size * processes) if size else 0
@@ -274,8 +271,7 @@ class AdaLoraTrainer(ResumableTrainer):
         if "loss" in logs:
             self.bad_steps.note_in(logs)
         if "loss" in logs and self.adaptation is not None:
-            penalty = self.penalty.take()
-            if penalty is not None:
+            if (penalty := self.penalty.take()) is not None:
                 logs["orth_penalty"] = penalty
             if self.adaptation.budget is not None:
                 logs["budget"] = self.adaptation.budget
@@ -288,9 +284,5 @@ class AdaLoraTrainer(ResumableTrainer):
 
     def _resume_settings(self) -> dict[str, Any]:
         """What decides the result of this run, with what only this Trainer knows."""
-        own = {
-            "reg_loss_wgt": self.reg_loss_wgt,
-            "masking_prob": self.masking_prob,
-            "lora_plus_ratio": self.lora_plus_ratio,
-        }
-        return super()._resume_settings() | own
+        own = ("reg_loss_wgt", "masking_prob", "lora_plus_ratio")
+        return super()._resume_settings() | {name: getattr(self, name) for name in own}

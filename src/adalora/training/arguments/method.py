@@ -208,11 +208,7 @@ class MethodArguments:
 
     @property
     def settings(self) -> AdaLoraSettings:
-        """AdaLoRA's numbers that the flags give.
-
-        Raises:
-            UserError: if one is none of the method's.
-        """
+        """AdaLoRA's numbers that the flags give; a UserError if one is none of the method's."""
         try:
             return AdaLoraSettings(
                 target_rank=self.target_rank,
@@ -249,10 +245,7 @@ class MethodArguments:
 
     @property
     def target_modules(self) -> tuple[str, ...]:
-        """The names in ``lora_module``, in the user's order.
-
-        A ``re:PATTERN`` may hold commas, so it is taken whole.
-        """
+        """The names in ``lora_module``, in order; ``re:PATTERN``, which may hold commas, as one."""
         if self.lora_module.startswith("re:"):
             return (self.lora_module,)
         return tuple(name.strip() for name in self.lora_module.split(",") if name.strip())
@@ -281,11 +274,9 @@ class MethodArguments:
     @property
     def _options(self) -> list[str]:
         """How this run differs from the plain method, by the options' own names."""
-        options = []
-        if self.lora_init in _START_NAMES:
-            options.append(_START_NAMES[self.lora_init])
-        if self.lora_scaling == "rank_stabilised":
-            options.append("rsLoRA")
-        if self.lora_plus_ratio != 1:
-            options.append(f"LoRA+ {self.lora_plus_ratio:g}")
-        return options
+        options = (
+            _START_NAMES.get(self.lora_init),
+            "rsLoRA" if self.lora_scaling == "rank_stabilised" else None,
+            f"LoRA+ {self.lora_plus_ratio:g}" if self.lora_plus_ratio != 1 else None,
+        )
+        return [option for option in options if option is not None]

@@ -56,7 +56,6 @@ _RULES: dict[str, Interval | Sequence[str]] = {
     "ddp_timeout": COUNT,
 }
 
-
 #: Of a run between two log records, where the user does not say.
 LOGGED_FRACTION = 0.01
 
@@ -157,10 +156,9 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         # transformers 5 reads a warm-up below 1 as a fraction; explicit steps win, as in 4.4.
         if self.warmup_ratio is not None and not self.warmup_steps:
             self.warmup_steps = self.warmup_ratio
-        if self.per_gpu_train_batch_size is not None:
-            self.per_device_train_batch_size = self.per_gpu_train_batch_size
-        if self.per_gpu_eval_batch_size is not None:
-            self.per_device_eval_batch_size = self.per_gpu_eval_batch_size
+        for use in ("train", "eval"):
+            if (size := getattr(self, f"per_gpu_{use}_batch_size")) is not None:
+                setattr(self, f"per_device_{use}_batch_size", size)
         if self.adafactor:
             self.optim = "adafactor"
         if self.group_by_length:
@@ -208,9 +206,8 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         except ValueError as error:
             # Some want the model, which is not there yet.
             if "model" not in str(error):
-                raise UserError(
-                    f"--optim {self.optimizer_name} cannot be used: {error}."
-                ) from error
+                message = f"--optim {self.optimizer_name} cannot be used: {error}."
+                raise UserError(message) from error
 
     @property
     def optimizer_name(self) -> str:
@@ -224,8 +221,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
 
     def _choose_sharding(self) -> None:
         """Take what asks for FSDP as ``shard_base``; refuse what would divide what trains."""
-        reason = refused_sharding(os.environ, self)
-        if reason is not None:
+        if (reason := refused_sharding(os.environ, self)) is not None:
             raise UserError(reason)
         if self.fsdp or asks_for_fsdp(os.environ):
             self.shard_base, self.fsdp = True, None

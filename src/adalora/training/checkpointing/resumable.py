@@ -72,8 +72,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.adaptation = adaptation
         self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings or {})))
-        self.penalty = RunningMean()
-        self.bad_steps = BadSteps()
+        self.penalty, self.bad_steps = RunningMean(), BadSteps()
         self.training_time = TrainingTime()
         self.add_callback(self.training_time)
         self.continuation = Continuation(self)
@@ -115,16 +114,13 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)
         staging = staging_folder(target)
-        writes = bool(self.args.should_save)
         memories = self._gather_memories()
         try:
-            self._in_every_process(target, lambda: _empty(staging) if writes else None)
-            self._in_every_process(
-                target, lambda: self._write_parts(staging, memories) if writes else None
-            )
-            self._in_every_process(target, lambda: self._publish(target) if writes else None)
+            self._in_every_process(target, lambda: _empty(staging))
+            self._in_every_process(target, lambda: self._write_parts(staging, memories))
+            self._in_every_process(target, lambda: self._publish(target))
         except UserError:
-            if writes:
+            if self.args.should_save:
                 shutil.rmtree(staging, ignore_errors=True)
             raise
         if self.args.push_to_hub:
@@ -171,10 +167,11 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         rotate(target.parent, self.args.save_total_limit, newest=target, protected=protected)
 
     def _in_every_process(self, target: Path, work: Callable[[], None]) -> None:
-        """Do ``work`` in every process, wait for all, and fail in all of them if one fails."""
+        """Do ``work`` where files are written; all processes wait, and fail if one does."""
         failure: str | None = None
         try:
-            work()
+            if self.args.should_save:
+                work()
         except UserError as error:
             failure = str(error)
         except (OSError, SafetensorError) as error:
@@ -194,13 +191,9 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, from the start or from a checkpoint.
+        """As ``transformers.Trainer.train``, from the start or from a checkpoint.
 
-        Args:
-            resume_from_checkpoint: a checkpoint; True takes the last one in ``output_dir`` that is
-                whole.
-            trial: as in ``transformers.Trainer.train``.
-            ignore_keys_for_eval: likewise.
+        ``resume_from_checkpoint=True`` takes the last one in ``output_dir`` that is whole.
 
         Raises:
             UserError: if the checkpoint is absent, damaged, or of a run with other settings.
@@ -237,11 +230,8 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         if file in manifest.files:
             process = load_state(folder / file)
         else:
-            logger.warning(
-                "%s holds no random generators for process %d; they start anew.",
-                folder,
-                self.args.process_index,
-            )
+            message = "%s holds no random generators for process %d; they start anew."
+            logger.warning(message, folder, self.args.process_index)
         load_trainable(self._unwrapped, folder / TRAINABLE_FILE)
         try:
             self.continuation.resume(process)
@@ -264,9 +254,8 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
                 "were, start afresh with --overwrite_output_dir, or continue with the new ones by "
                 "--force_resume."
             )
-        logger.warning(
-            "%s continues with other settings, as --force_resume asks: %s", folder, shown
-        )
+        message = "%s continues with other settings, as --force_resume asks: %s"
+        logger.warning(message, folder, shown)
 
     def _resume_settings(self) -> dict[str, Any]:
         """What decides the result of this run, as JSON values."""

@@ -56,15 +56,11 @@ def trainer_settings(
 ) -> dict[str, Any]:
     """The settings that a Trainer knows, by the name of the flag where there is one.
 
-    Args:
-        training: the TrainingArguments.
-        examples: training examples; None where nobody knows.
-        total_steps: optimizer steps of the whole run.
-        adaptation: the method; its warm-ups are given in steps.
+    ``examples`` are for training, None where nobody knows; ``total_steps`` those of the whole run;
+    the method's warm-ups are given in steps.
     """
     settings = {name: getattr(training, name) for name in _TRAINING if hasattr(training, name)}
-    settings["processes"] = training.world_size
-    settings["train_examples"] = examples
+    settings |= {"processes": training.world_size, "train_examples": examples}
     settings["total_steps"] = total_steps
     if training.max_steps <= 0:
         settings["num_train_epochs"] = training.num_train_epochs
