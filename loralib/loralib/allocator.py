@@ -311,8 +311,13 @@ class RankAllocator:
                 model; the difference is named and nothing is changed.
         """
         # States of before there were variants do not name theirs.
-        there = {"lora_type": "svd", "score": "uncertainty", "allocation": "prune", **state}
-        here = {"lora_type": self.lora_type, "score": self.importance_score}
+        there: dict[str, Any] = {
+            "lora_type": "svd",
+            "score": "uncertainty",
+            "allocation": "prune",
+            **state,
+        }
+        here: dict[str, Any] = {"lora_type": self.lora_type, "score": self.importance_score}
         _compare("allocation", there, {**here, "allocation": self.allocation})
         there = {**state["schedule"], "beta1": state["betas"][0], "beta2": state["betas"][1]}
         here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}

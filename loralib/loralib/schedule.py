@@ -51,7 +51,7 @@ class BudgetSchedule:
             raise ValueError(
                 f"init_warmup {self.init_warmup} + final_warmup {self.final_warmup} leave no "
                 f"{self.phase} phase, because total_step is {self.total_step}; lower them, to 0.1 "
-                "and 0.3 of the steps for example"
+                f"and 0.3 of the {self.total_step} steps for example"
             )
 
     @property

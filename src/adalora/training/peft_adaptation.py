@@ -45,8 +45,9 @@ class PeftAdaLora:
             beta2=config.beta2,
             orth_reg_weight=config.orth_reg_weight,
         )
-        self._allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
-        self.init_rank, self.total_rank = int(config.init_r), int(self._allocator.init_bgt)
+        self._allocator: Any = self.model.base_model.rankallocator
+        self.init_rank = int(config.init_r)
+        self.total_rank = int(self._allocator.init_bgt)
         self.begun = False
         self.budget: int | None = None
         self.threshold: Tensor | None = None
