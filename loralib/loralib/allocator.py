@@ -25,7 +25,6 @@ from .importance import SCORES, make_importance
 from .ranked import factors_of, mask, ranked_layers
 from .schedule import BudgetSchedule, make_schedule
 from .selection import ALLOCATIONS, Growth, Pruning
-from .tensorboard import write_allocation, write_orthogonality
 
 # What a state holds of these attributes by their names.
 _COUNTERS = ("global_step", "steps_seen", "updates_due", "mask_events")
@@ -283,11 +282,28 @@ class RankAllocator:
         """The original's attribute; as ``get_rank_pattern``, with or without TensorBoard."""
         return self.get_rank_pattern()
 
+    @torch.no_grad()
     def _log(self, threshold: Tensor | None) -> None:
+        """The original's TensorBoard records; writing them waits for the device."""
+        layers = self._layers
+        records: dict[str, float] = {}
         if threshold is not None:
             pattern = self.get_rank_pattern()
-            write_allocation(self.tb_writter, self.global_step, self._layers, pattern, threshold)
-        write_orthogonality(self.tb_writter, self.global_step, self._layers)
+            records = {f"Ranknum/{name}": rank for name, rank in pattern.items()}
+            records["Budget/total_rank"] = sum(pattern.values())
+            records["Budget/mask_threshold"] = float(threshold)
+            sizes = [layer.in_features + layer.out_features for layer in layers.values()]
+            kept = zip(pattern.values(), sizes, strict=True)
+            records["Budget/sum_param"] = sum(rank * size for rank, size in kept)
+        distances = {}
+        for path, layer in layers.items():
+            for name, rows in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B.T)):
+                gram = (rows @ rows.T).float()
+                distance = torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device))
+                distances[f"Orth_regu_loss/{path}.{name}"] = float(distance)
+        mean = sum(distances.values()) / len(distances)
+        for tag, value in {**records, **distances, "train/orth_regu_loss": mean}.items():
+            self.tb_writter.add_scalar(tag, value, self.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs to continue exactly: tensors and plain values."""
