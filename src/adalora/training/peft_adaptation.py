@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class PeftAdaLora:
     needs_model_loss = True
 
     def __init__(self, model: nn.Module) -> None:
-        self.model: Any = model
+        self.model = cast(Any, model)
         config = self._config
         self.settings = AdaLoraSettings(
             target_rank=config.target_r,
