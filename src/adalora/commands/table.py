@@ -27,9 +27,7 @@ EXAMPLES = """  adalora table output/sweep
 
 def _parser() -> CommandParser:
     parser = CommandParser(
-        "table",
-        "Mean and standard deviation over seeds, task by task, of finished runs.",
-        EXAMPLES,
+        "table", "Mean and standard deviation over seeds, task by task, of finished runs.", EXAMPLES
     )
     parser.add_argument(
         "paths",

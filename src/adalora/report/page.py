@@ -168,9 +168,7 @@ def _template(name: str, **values: Any) -> str:
     script = f"\n{source.strip()}\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(name).render(
-        script=Markup(script),
-        script_hash=digest,
-        **values,
+        script=Markup(script), script_hash=digest, **values
     )
 
 

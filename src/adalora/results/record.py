@@ -12,12 +12,26 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict, cast, get_args
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypedDict,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from adalora.errors import UserError
 from adalora.storage.atomic import atomic_write
-from adalora.storage.files import plain
+from adalora.storage.files import plain, read_json
 
 RECORD_FILE = "run.json"
 
@@ -32,11 +46,37 @@ WarningKind = Literal[
 ]
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """What an annotated value must be beyond its type: in words, and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool] = lambda value: True
+
+
+def _with_names(words: str, *names: str) -> _Rule:
+    return _Rule(f"{words} {', '.join(names)}", lambda value: set(names) <= set(value))
+
+
+def _has_zone(value: str) -> bool:
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+Text = Annotated[str, _Rule("a text that is not empty", bool)]
+Time = Annotated[str, _Rule("a time such as 2026-01-31T12:00:00+00:00", _has_zone)]
+Count = Annotated[int, _Rule("a whole number of at least 0", lambda value: value >= 0)]
+Measure = Annotated[float, _Rule("a number of at least 0", lambda value: value >= 0)]
+Metrics = Annotated[dict[str, float], _Rule("numbers by metric")]
+
+
 class RunWarning(TypedDict):
     """Something about a run that its scores alone do not tell."""
 
     kind: WarningKind
-    message: str
+    message: Text
 
 
 class SplitScores(TypedDict):
@@ -50,19 +90,16 @@ class SplitScores(TypedDict):
     most frequent class, ``samples`` the examples of the set.
     """
 
-    main: str
-    saved: dict[str, float]
-    last: dict[str, float] | None
-    best: dict[str, float] | None
+    main: Text
+    saved: Metrics
+    last: Metrics | None
+    best: Metrics | None
     best_epoch: float | None
     majority: float
-    samples: int
+    samples: Count
 
 
 _OPTIONAL = ("warnings", "format_version")
-_PARAMETERS = ("adapter_initial", "adapter_kept", "head", "trained", "total")
-_HARDWARE = ("machine", "processor", "cores", "threads", "device", "precision", "processes")
-_VERSIONS = ("python", "torch", "transformers", "adalora", "loralib")
 
 
 @dataclass(frozen=True)
@@ -102,29 +139,43 @@ class RunRecord:
 
     FORMAT_VERSION: ClassVar[int] = 1
 
-    created: str
-    method: str
-    task: str | None
-    base_model: str
+    created: Time
+    method: Text
+    task: Text | None
+    base_model: Text
     seed: int
-    command: Sequence[str]
-    flags: Mapping[str, Any]
-    steps: int
-    epochs: float
-    seconds: float | None
-    tokens_per_second: float | None
-    peak_memory_bytes: int | None
-    scores: Mapping[str, SplitScores]
+    command: Annotated[Sequence[str], _Rule("a list of words")]
+    flags: Annotated[Mapping[str, Any], _Rule("flags by name")]
+    steps: Count
+    epochs: Measure
+    seconds: Measure | None
+    tokens_per_second: Measure | None
+    peak_memory_bytes: Count | None
+    scores: Annotated[Mapping[str, SplitScores], _Rule("scores by evaluation set")]
     train_loss: float | None
     eval_loss: float | None
-    parameters: Mapping[str, int]
-    init_rank: int
-    mask_events: int
-    rank_pattern: Mapping[str, int]
-    hardware: Mapping[str, Any]
-    versions: Mapping[str, str]
-    revision: str | None
-    warnings: Sequence[RunWarning] = field(default_factory=list)
+    parameters: Annotated[
+        Mapping[str, Count],
+        _with_names("counts of", "adapter_initial", "adapter_kept", "head", "trained", "total"),
+    ]
+    init_rank: Count
+    mask_events: Count
+    rank_pattern: Annotated[Mapping[str, Count], _Rule("triplets kept by matrix")]
+    hardware: Annotated[
+        Mapping[str, Any],
+        _with_names(
+            "an object with",
+            *("machine", "processor", "cores", "threads", "device", "precision", "processes"),
+        ),
+    ]
+    versions: Annotated[
+        Mapping[str, Text],
+        _with_names("the versions of", "python", "torch", "transformers", "adalora", "loralib"),
+    ]
+    revision: Text | None
+    warnings: Annotated[Sequence[RunWarning], _Rule("a list of warnings")] = field(
+        default_factory=list
+    )
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -133,13 +184,18 @@ class RunRecord:
                 f"The record is of format {self.format_version!r} and this program reads "
                 f"{self.FORMAT_VERSION}; use the adalora that wrote it, or a newer one."
             )
-        for name, (is_right, expected) in _RULES.items():
-            value = getattr(self, name)
-            if not is_right(value):
-                raise UserError(f"The record's {name!r} is {_shown(value)}; expected {expected}.")
-        object.__setattr__(self, "scores", _with_saved(self.scores, self.flags))
+        _check(vars(self), RunRecord)
+        for warning in self.warnings:
+            _check(warning, RunWarning, " of a warning")
+        object.__setattr__(self, "scores", _completed(self.scores, self.flags))
         for split, scores in self.scores.items():
-            _check_scores(split, scores)
+            _check(scores, SplitScores, f" on {split}")
+            for metrics in ("saved", "last", "best"):
+                if scores.get(metrics) is not None and scores["main"] not in scores[metrics]:
+                    raise UserError(
+                        f"The record's {metrics!r} on {split} is {_shown(scores[metrics])}; "
+                        f"expected numbers by metric, {scores['main']!r} among them."
+                    )
         for path, kept in self.rank_pattern.items():
             if kept > self.init_rank:
                 raise UserError(
@@ -152,8 +208,6 @@ class RunRecord:
                 f"The record counts {self.parameters['trained']} trained parameters, and adapter "
                 f"and head together are {trained}."
             )
-
-    # ---- JSON ----
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values, ``format_version`` first; numbers not finite become None."""
@@ -178,7 +232,7 @@ class RunRecord:
             raise UserError(f"{source} lacks {', '.join(missing)}: it is no record of a run.")
         known = {name: value for name, value in values.items() if name in fields}
         try:
-            return cls(**{**known, "scores": _with_nan(known["scores"])})
+            return cls(**known)
         except UserError as error:
             raise UserError(f"{source} is damaged or of another version: {error}") from error
 
@@ -202,19 +256,11 @@ class RunRecord:
         """
         path = Path(path)
         file = path / RECORD_FILE if path.is_dir() else path
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not file.exists():
             raise UserError(
                 f"{file} does not exist: no run has finished there. run_glue.py writes it last."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file} cannot be read: {error}") from error
-        if not isinstance(values, dict):
-            raise UserError(f"{file} holds {type(values).__name__}; a JSON object was expected.")
-        return cls.from_json(values, source=str(file))
-
-    # ---- what readers ask most often ----
+            )
+        return cls.from_json(read_json(file), source=str(file))
 
     def score(self, split: str, *, best: bool = False) -> float:
         """The main metric on ``split``: of the model that the run left, or at the best epoch.
@@ -226,161 +272,76 @@ class RunRecord:
         return metrics[scores["main"]]
 
 
-# ---- rules ----
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
-def _is_int(value: object, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_time(value: object) -> bool:
-    try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _maps(
-    value_rule: Callable[[Any], bool], required: tuple[str, ...] = ()
-) -> Callable[[Any], bool]:
-    def rule(value: Any) -> bool:
-        return (
-            isinstance(value, Mapping)
-            and all(isinstance(key, str) for key in value)
-            and all(value_rule(one) for one in value.values())
-            and all(name in value for name in required)
-        )
-
-    return rule
-
-
-def _lists(value_rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    def rule(value: Any) -> bool:
-        return isinstance(value, list | tuple) and all(value_rule(one) for one in value)
-
-    return rule
-
-
-def _or_none(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or rule(value)
-
-
-def _is_positive_or_zero(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def _is_warning(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and value.get("kind") in get_args(WarningKind)
-        and _is_text(value.get("message"))
-    )
-
-
-_COUNT = (_is_int, "a whole number of at least 0")
-_TEXT = (_is_text, "a text that is not empty")
-_MEASURE = (_or_none(_is_positive_or_zero), "a number of at least 0, or null")
-
-#: Field -> what its value must be, as a test and in words.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "created": (_is_time, "a time such as 2026-01-31T12:00:00+00:00"),
-    "method": _TEXT,
-    "task": (_or_none(_is_text), "the name of a task, or null"),
-    "base_model": _TEXT,
-    "seed": (lambda value: _is_int(value, -(2**63)), "a whole number"),
-    "command": (_lists(lambda word: isinstance(word, str)), "a list of words"),
-    "flags": (_maps(lambda _: True), "flags by name"),
-    "steps": _COUNT,
-    "epochs": (_is_positive_or_zero, "a number of at least 0"),
-    "seconds": _MEASURE,
-    "tokens_per_second": _MEASURE,
-    "peak_memory_bytes": (_or_none(_is_int), "a whole number of at least 0, or null"),
-    "scores": (_maps(lambda one: isinstance(one, Mapping)), "scores by evaluation set"),
-    "train_loss": (_or_none(_is_number), "a number or null"),
-    "eval_loss": (_or_none(_is_number), "a number or null"),
-    "parameters": (_maps(_is_int, _PARAMETERS), f"counts of {', '.join(_PARAMETERS)}"),
-    "init_rank": _COUNT,
-    "mask_events": _COUNT,
-    "rank_pattern": (_maps(_is_int), "triplets kept by matrix"),
-    "hardware": (_maps(lambda _: True, _HARDWARE), f"an object with {', '.join(_HARDWARE)}"),
-    "versions": (_maps(_is_text, _VERSIONS), f"the versions of {', '.join(_VERSIONS)}"),
-    "revision": (_or_none(_is_text), "a git revision or null"),
-    "warnings": (
-        _lists(_is_warning),
-        f"a list of objects with kind (one of {', '.join(get_args(WarningKind))}) and message",
-    ),
-}
-
-
-def _check_scores(split: str, scores: Mapping[str, Any]) -> None:
-    metrics = _maps(_is_number)
-    main = scores.get("main")
-    rules: dict[str, tuple[bool, str]] = {
-        "main": (_is_text(main), "the name of a metric"),
-        "saved": (
-            metrics(scores.get("saved")) and main in scores["saved"],
-            f"numbers by metric, {main!r} among them",
-        ),
-        **{
-            name: (
-                scores.get(name) is None or (metrics(scores[name]) and main in scores[name]),
-                f"numbers by metric, {main!r} among them, or null",
-            )
-            for name in ("last", "best")
-        },
-        "best_epoch": (_or_none(_is_number)(scores.get("best_epoch")), "a number or null"),
-        "majority": (_is_number(scores.get("majority")), "a number"),
-        "samples": (_is_int(scores.get("samples")), "a whole number of at least 0"),
-    }
-    for name, (right, expected) in rules.items():
-        if not right:
+def _check(values: Mapping[str, Any], kind: type, where: str = "") -> None:
+    """Refuse the first of ``values`` that is not what ``kind`` annotates it as."""
+    for name, hint in _hints(kind).items():
+        value = values.get(name)
+        if get_origin(hint) is not ClassVar and not _fits(value, hint):
             raise UserError(
-                f"The record's {name!r} on {split} is {_shown(scores.get(name))}; "
-                f"expected {expected}."
+                f"The record's {name!r}{where} is {_shown(value)}; expected {_words(hint)}."
             )
 
 
-def _with_saved(scores: Any, flags: Mapping[str, Any]) -> Any:
-    """``scores`` with ``saved``, which older records lack: theirs of the model left is ``last``.
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the type ``hint``; of a TypedDict, whether it is a mapping."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fits(value, inner[0]) and bool(inner[1].holds(value))
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping) and all(
+            _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
+        )
+    if is_typeddict(hint):
+        return isinstance(value, Mapping)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return hint is Any or isinstance(value, int | float if hint is float else hint)
 
-    With ``--load_best_model_at_end`` that was the best epoch's, and of the last nothing is known.
+
+def _words(hint: Any) -> str:
+    """What ``_fits`` wants, for a sentence."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return str(inner[1].words)
+    if origin is Literal:
+        return f"one of {', '.join(inner)}"
+    if inner:
+        return ", or ".join(map(_words, inner))
+    return {int: "a whole number", float: "a number", NoneType: "null"}[hint]
+
+
+def _completed(scores: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """``scores`` with NaN for each metric that is null, and with ``saved``, which old records lack.
+
+    Their metrics of the model left are in ``last``; with ``--load_best_model_at_end`` that was the
+    best epoch's, and of the last nothing is known.
     """
-    best_left = bool(flags.get("load_best_model_at_end"))
-    return {
-        split: one
-        if "saved" in one
-        else {**one, "saved": one.get("last"), "last": None if best_left else one.get("last")}
-        for split, one in scores.items()
-    }
+    completed = {}
+    for split, one in scores.items():
+        own = {
+            name: {key: math.nan if number is None else number for key, number in value.items()}
+            if isinstance(value, Mapping)
+            else value
+            for name, value in one.items()
+        }
+        if "saved" not in own:
+            own["saved"] = own.get("last")
+            own["last"] = None if flags.get("load_best_model_at_end") else own["saved"]
+        completed[split] = own
+    return completed
 
 
 def _shown(value: object, most: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= most else text[:most] + "…"
-
-
-def _with_nan(scores: Any) -> Any:
-    """``scores`` with NaN for each metric that is null; whatever else is wrong is left as it is."""
-    if isinstance(scores, Mapping):
-        return {
-            split: {
-                **one,
-                **{
-                    name: {k: math.nan if v is None else v for k, v in one[name].items()}
-                    for name in ("saved", "last", "best")
-                    if isinstance(one.get(name), Mapping)
-                },
-            }
-            if isinstance(one, Mapping)
-            else one
-            for split, one in scores.items()
-        }
-    return scores

@@ -231,7 +231,7 @@ def difference_grid(found: Differences, *, level: float, resamples: int, seed: i
         f"{100 * level:g}% interval from the spread over pairs of runs of one seed (Student's t) "
         f"and a paired bootstrap over the examples ({resamples:,} replicates, seed {seed}), "
         f"combined as by Banerjee (1960). None is given below {LEAST_SEEDS} pairs "
-        f"({_counted(pairs)} here): what the seeds do by chance would not be known.",
+        f"({_counted(pairs)} here): what the seeds do by chance would not be known."
     ]
     if judged:
         notes.append(
