@@ -241,8 +241,5 @@ def _kept(folder: Path, values: Iterable[str]) -> int:
 
 
 def _last_evaluation(history: list[dict[str, Any]]) -> dict[str, Any]:
-    for entry in reversed(history):
-        found = {name: value for name, value in entry.items() if name.startswith("eval_")}
-        if found:
-            return found
-    return {}
+    every = ({k: v for k, v in one.items() if k.startswith("eval_")} for one in reversed(history))
+    return next(filter(None, every), {})

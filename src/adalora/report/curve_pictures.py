@@ -23,7 +23,6 @@ from adalora.results.history import History, Point
 _NOT_METRICS = ("loss", "runtime", "samples", "samples_per_second", "steps_per_second")
 # So many losses and the single ones hide the trend.
 _MANY = 40
-_MAJORITY = "most frequent answer"
 
 
 def curve_pictures(
@@ -102,19 +101,11 @@ def _losses(
     blue, orange = pens(2)
     if len(training) > _MANY:
         _plot(above, training, color=blue.color, alpha=0.3, linewidth=0.8, label="training")
-        smooth = _smoothed(training)
-        _plot(above, smooth, color=blue.color, label="training, smoothed")
+        _plot(above, _smoothed(training), color=blue.color, label="training, smoothed")
     else:
         _plot(above, training, color=blue.color, label="training")
     if evaluation:
-        _plot(
-            above,
-            evaluation,
-            color=orange.color,
-            linestyle=orange.linestyle,
-            marker=orange.marker,
-            label="evaluation",
-        )
+        _plot(above, evaluation, **vars(orange), label="evaluation")
     above.set_ylabel("loss")
     steps_axis(below)
     figure.legend(loc="outside lower center", ncols=3)
@@ -127,16 +118,11 @@ def _metrics(
     figure = new_figure(3.1)
     axes = figure.add_subplot()
     for (name, points), pen in zip(metrics.items(), pens(len(metrics)), strict=True):
-        _plot(
-            axes,
-            points,
-            color=pen.color,
-            linestyle=pen.linestyle,
-            marker=pen.marker,
-            label=name.replace("_", " "),
-        )
+        _plot(axes, points, **vars(pen), label=name.replace("_", " "))
     if majority is not None and main_metric in metrics:
-        axes.axhline(majority, color=MUTED, linewidth=1, linestyle="--", label=_MAJORITY)
+        axes.axhline(
+            majority, color=MUTED, linewidth=1, linestyle="--", label="most frequent answer"
+        )
     axes.set_ylabel("metric")
     steps_axis(axes)
     figure.legend(loc="outside lower center", ncols=3)

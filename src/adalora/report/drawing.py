@@ -70,8 +70,8 @@ class Picture:
 
     Attributes:
         name: stem of its files.
-        title: heading, a few words.
-        description: what it shows, for the caption and for those who cannot see it.
+        title: heading.
+        description: for the caption, and for those who cannot see it.
         svg: an ``<svg>`` element whose ids begin with ``name``, for a page or a file of its own.
         png: the same in pixels; empty where only the element was asked for.
     """
@@ -85,7 +85,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pen:
-    """One series' colour, line and marker."""
+    """One series' colour, line and marker, named as matplotlib's ``plot`` takes them."""
 
     color: str
     linestyle: Any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +120,7 @@ def scores(record: RunRecord) -> list[tuple[str, str, str, str, str, str]]:
             rows.append(
                 (
                     f"{split} ({score['samples']:,})",
-                    _name(name),
+                    name.replace("_", " "),
                     number(last.get(name)),
                     number(best.get(name)),
                     "–" if epoch is None else f"{epoch:.3g}",
@@ -141,8 +140,8 @@ def flags(record: RunRecord) -> Rows:
 
 def environment(record: RunRecord) -> Rows:
     """Hardware, versions and the revision of the code."""
-    rows = [(name, _plain(value)) for name, value in _present(record.hardware)]
-    rows += [(name, _plain(value)) for name, value in _present(record.versions)]
+    known = [*record.hardware.items(), *record.versions.items()]
+    rows = [(name, _plain(value)) for name, value in known if value not in (None, "")]
     return [*rows, ("revision", record.revision or "unknown"), ("created", str(record.created))]
 
 
@@ -159,14 +158,6 @@ def command(record: RunRecord) -> str:
         else:
             lines[-1] += f" {quoted}"
     return " \\\n".join(lines)
-
-
-def _name(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _present(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in values.items() if value not in (None, "")]
 
 
 def _plain(value: Any) -> str:

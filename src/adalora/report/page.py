@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _sweep_page(sweep: Sweep) -> Page:
         notes=[*sweep.notes, *notes],
         story=_sweep_story(sweep, len(table.rows)),
         table=table,
-        pictures=[_picture_view(picture) for picture in pictures],
+        pictures=pictures,
         runs=sections,
         flagged=[run for run in sections if run["warnings"] or run["notes"]],
         failed=[(one, row.label) for row in table.rows for one in row.failures],
@@ -112,7 +112,7 @@ def _run_pictures(run: Run, history: History, *, prefix: str, png: bool) -> list
     ]
 
 
-def _run_view(run: Run, traces: Traces, pictures: Iterable[Picture]) -> dict[str, Any]:
+def _run_view(run: Run, traces: Traces, pictures: Sequence[Picture]) -> dict[str, Any]:
     """What the template of a run's section takes."""
     record = run.record
     return {
@@ -129,7 +129,7 @@ def _run_view(run: Run, traces: Traces, pictures: Iterable[Picture]) -> dict[str
         "notes": traces.notes,
         "confusions": traces.confusions,
         "ranks": _rank_rows(run),
-        "pictures": [_picture_view(picture) for picture in pictures],
+        "pictures": pictures,
     }
 
 
@@ -144,15 +144,6 @@ def _rank_rows(run: Run) -> dict[str, Any] | None:
     for path, rank in pattern.items():
         layers.setdefault(places[path].layer, {})[places[path].kind] = rank
     return {"kinds": kinds, "layers": layers}
-
-
-def _picture_view(picture: Picture) -> dict[str, Any]:
-    return {
-        "title": picture.title,
-        "description": picture.description,
-        # matplotlib wrote it, and escaped what came from files.
-        "svg": Markup(picture.svg),
-    }
 
 
 def _template(name: str, **values: Any) -> str:

@@ -156,9 +156,7 @@ def _by_kind(allocations: Sequence[Allocation]) -> Figure:
         axes.plot(
             steps,
             [total / matrices for total in totals],
-            color=pen.color,
-            linestyle=pen.linestyle,
-            marker=pen.marker,
+            **vars(pen),
             markevery=max(len(steps) // 8, 1),
             label=kind,
         )

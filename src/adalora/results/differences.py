@@ -8,8 +8,9 @@ it has the chance of the seeds alone, and no difference is marked by it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from adalora.errors import UserError
 from adalora.glue.predictions import result_name
-from adalora.glue.tasks import Task, resolve_task
+from adalora.glue.tasks import resolve_task
 from adalora.results.bootstrap import LEAST_SEEDS, bootstrap_differences, half_width
 from adalora.results.columns import CONVENTIONS, Column, task_score
 from adalora.results.history import read_predictions
@@ -26,18 +27,14 @@ from adalora.results.scores import table_columns
 from adalora.results.sources import Run
 
 Array = np.ndarray[Any, Any]
+_Reader = Callable[[Path], tuple[list[str], list[str]]]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """In percentage points.
+    """In percentage points: mean over ``seeds`` pairs of runs, and its interval, None below three.
 
-    Attributes:
-        value: mean over ``seeds`` pairs of runs.
-        low: of the interval; None below three pairs, as is ``high``.
-        high: likewise.
-        seeds: pairs of runs.
-        examples: whether the interval has the chance of the examples as well as of the seeds.
+    ``examples`` says whether the interval has the chance of the examples as well as of the seeds.
     """
 
     value: float
@@ -120,21 +117,25 @@ def differences(
     columns = table_columns(rows)
     found: dict[tuple[int, str], _Part] = {}
     missing: list[str] = []
-    predictions = _Predictions()
+    read = cache(read_predictions)
     for index, row in enumerate(rows):
         for task, of_task in columns.items() if index != baseline else ():
             for column in of_task:
                 try:
-                    seeds, *pairs = predictions.pairs(row, rows[baseline], column)
+                    seeds, *pairs = _pairs(read, row, rows[baseline], column)
                     by_seed, replicates = bootstrap_differences(
                         column.bootstrap,
                         *pairs,
                         resamples=resamples,
-                        random=_generator(seed, task, column.split),
+                        random=np.random.default_rng(
+                            [seed, zlib.crc32(f"{task}/{column.split}".encode())]
+                        ),
                     )
                     part = _Part(dict(zip(seeds, 100 * by_seed, strict=True)), 100 * replicates)
                 except _NoPredictionsError:
-                    part = _of_scores(row, rows[baseline], column)
+                    ours, theirs = (one.figures(column, "saved") for one in (row, rows[baseline]))
+                    common = ours.keys() & theirs.keys()
+                    part = _Part({seed: ours[seed] - theirs[seed] for seed in common}, None)
                 except UserError as error:
                     missing.append(f"{row.label}, {column.title}: {error}")
                     continue
@@ -167,11 +168,6 @@ def differences(
     )
 
 
-def _of_scores(row: Row, baseline: Row, column: Column) -> _Part:
-    ours, theirs = (one.figures(column, "saved") for one in (row, baseline))
-    return _Part({seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}, None)
-
-
 def _task_part(columns: Sequence[_Part], convention: str) -> _Part:
     """The difference of a task's one number, from those of its columns."""
     seeds = set.intersection(*(set(one.by_seed) for one in columns))
@@ -200,57 +196,42 @@ def _difference(parts: Sequence[_Part], level: float) -> Difference:
     return Difference(value, value - half, value + half, least, examples)
 
 
-def _generator(seed: int, *names: str) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
+def _pairs(read: _Reader, row: Row, baseline: Row, column: Column) -> tuple[Any, ...]:
+    """The seeds that both rows have, labels [n], and predictions [seeds, n] of both.
 
+    Raises:
+        UserError: if they have no seed in common, or a file is missing or does not fit.
+    """
 
-class _Predictions:
-    """Files of predictions, each read once."""
-
-    def __init__(self) -> None:
-        self._read: dict[Path, tuple[list[str], list[str]]] = {}
-
-    def pairs(self, row: Row, baseline: Row, column: Column) -> tuple[Any, ...]:
-        """The seeds that both rows have, labels [n], and predictions [seeds, n] of both.
-
-        Raises:
-            UserError: if they have no seed in common, or a file is missing or does not fit.
-        """
-        ours = {run.record.seed: run for run in row.runs.get(column.task, ())}
-        theirs = {run.record.seed: run for run in baseline.runs.get(column.task, ())}
-        seeds = sorted(ours.keys() & theirs.keys())
-        if not seeds:
-            raise UserError(f"no seed in common with {baseline.label}.")
-        files = [[self._file(runs[seed], column) for seed in seeds] for runs in (ours, theirs)]
-        labels = files[0][0][0]
-        if any(one[0] != labels for side in files for one in side):
-            raise UserError("the runs were evaluated on different examples.")
-        classes = _classes(column, labels, files)
-        ours_, theirs_ = ([_encode(one[1], classes) for one in side] for side in files)
-        return seeds, _encode(labels, classes), np.stack(ours_), np.stack(theirs_)
-
-    def _file(self, run: Run, column: Column) -> tuple[list[str], list[str]]:
+    def file(run: Run) -> tuple[list[str], list[str]]:
         name = f"eval_predictions_{result_name(run.record.task, column.split)}.tsv"
         if run.folder is None or not (run.folder / name).is_file():
             raise _NoPredictionsError(f"{name} of a run (seed {run.record.seed}) is not there.")
-        path = run.folder / name
-        if path not in self._read:
-            self._read[path] = read_predictions(path)
-        return self._read[path]
+        return read(run.folder / name)
+
+    ours = {run.record.seed: run for run in row.runs.get(column.task, ())}
+    theirs = {run.record.seed: run for run in baseline.runs.get(column.task, ())}
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        raise UserError(f"no seed in common with {baseline.label}.")
+    files = [[file(runs[seed]) for seed in seeds] for runs in (ours, theirs)]
+    labels = files[0][0][0]
+    if any(one[0] != labels for side in files for one in side):
+        raise UserError("the runs were evaluated on different examples.")
+    classes = _classes(column, labels, files)
+    ours_, theirs_ = ([_encode(one[1], classes) for one in side] for side in files)
+    return seeds, _encode(labels, classes), np.stack(ours_), np.stack(theirs_)
 
 
 def _classes(
     column: Column, labels: Sequence[str], files: Sequence[Sequence[tuple[list[str], list[str]]]]
 ) -> tuple[str, ...] | None:
     """Class names in the order of their indices, so that F1 is of the right one; None: numbers."""
-    task: Task | None = None
     try:
-        task = resolve_task(column.task)[0]
+        return resolve_task(column.task)[0].labels
     except UserError:  # the user's own data
         if column.bootstrap == "pearson":
             return None
-    if task is not None:
-        return task.labels
     return tuple(sorted({*labels, *(name for side in files for one in side for name in one[1])}))
 
 

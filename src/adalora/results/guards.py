@@ -6,10 +6,10 @@ Each is one sentence on the evidence and what to try, under a kind that tables a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adalora.results.record import RunWarning, SplitScores
+from adalora.results.record import RunWarning, SplitScores, WarningKind
 
 
 @dataclass(frozen=True)
@@ -51,97 +51,67 @@ class Evidence:
 
 def find_warnings(evidence: Evidence) -> list[RunWarning]:
     """All that the guards find, the most telling first."""
-    return [warning for guard in _GUARDS for warning in guard(evidence)]
+    return [{"kind": kind, "message": message} for kind, message in _found(evidence)]
 
 
-def _loss_not_finite(evidence: Evidence) -> Iterator[RunWarning]:
+def _found(evidence: Evidence) -> Iterator[tuple[WarningKind, str]]:
     bad = [name for name, value in evidence.losses.items() if not math.isfinite(value)]
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        yield {
-            "kind": "loss_not_finite",
-            "message": f"The {bad[0]}{more} is NaN or infinite: training has diverged. Lower the "
-            "learning rate, or train in float32.",
-        }
-
-
-def _one_class(evidence: Evidence) -> Iterator[RunWarning]:
+        yield (
+            "loss_not_finite",
+            f"The {bad[0]}{more} is NaN or infinite: training has diverged. Lower the learning "
+            "rate, or train in float32.",
+        )
     for split, answers in evidence.answers.items():
         if len(answers) == 1:
-            yield {
-                "kind": "one_class",
-                "message": f"Every answer on {split} is {answers[0]}: the model has collapsed. "
-                "Train longer, or change the learning rate.",
-            }
-
-
-def _delta_zero(evidence: Evidence) -> Iterator[RunWarning]:
+            yield (
+                "one_class",
+                f"Every answer on {split} is {answers[0]}: the model has collapsed. Train longer, "
+                "or change the learning rate.",
+            )
     if not evidence.moved:
-        yield {
-            "kind": "delta_zero",
-            "message": "Outside the head no parameter has changed: only the head was trained. Is "
-            "the learning rate 0, or the loss cut off from the adapters?",
-        }
+        yield (
+            "delta_zero",
+            "Outside the head no parameter has changed: only the head was trained. Is the learning "
+            "rate 0, or the loss cut off from the adapters?",
+        )
     elif evidence.update_is_zero:
-        yield {
-            "kind": "delta_zero",
-            "message": "The update of every adapted matrix is zero, so the encoder is the "
-            "pretrained one and only the head was trained.",
-        }
-
-
-def _ranks_unchanged(evidence: Evidence) -> Iterator[RunWarning]:
-    pattern = evidence.rank_pattern
-    if evidence.prunes and pattern and set(pattern.values()) == {evidence.init_rank}:
-        yield {
-            "kind": "ranks_unchanged",
-            "message": f"AdaLoRA was asked for and every matrix still has rank "
-            f"{evidence.init_rank} after {evidence.mask_events} mask events: the target is the "
-            "start, or the run is shorter than --mask_interval.",
-        }
-
-
-def _above_target(evidence: Evidence) -> Iterator[RunWarning]:
+        yield (
+            "delta_zero",
+            "The update of every adapted matrix is zero, so the encoder is the pretrained one and "
+            "only the head was trained.",
+        )
+    if evidence.prunes and set(evidence.rank_pattern.values()) == {evidence.init_rank}:
+        yield (
+            "ranks_unchanged",
+            f"AdaLoRA was asked for and every matrix still has rank {evidence.init_rank} after "
+            f"{evidence.mask_events} mask events: the target is the start, or the run is shorter "
+            "than --mask_interval.",
+        )
     held, wanted = evidence.triplets_held, evidence.triplets_wanted
     if evidence.prunes and held > wanted:
-        yield {
-            "kind": "other",
-            "message": f"The run ended with {held} triplets, above its target of {wanted}: train "
-            "to the end of the schedule, with a --final_warmup above 0.",
-        }
-
-
-def _no_better_than_majority(evidence: Evidence) -> Iterator[RunWarning]:
+        yield (
+            "other",
+            f"The run ended with {held} triplets, above its target of {wanted}: train to the end "
+            "of the schedule, with a --final_warmup above 0.",
+        )
     for split, scores in evidence.scores.items():
         if scores["saved"][scores["main"]] <= scores["majority"] + 1e-9:
-            yield {
-                "kind": "no_better_than_majority",
-                "message": f"The score on {split} is no better than always answering the most "
-                "frequent class: train longer, or change the learning rate.",
-            }
-
-
-def _steps_skipped(evidence: Evidence) -> Iterator[RunWarning]:
+            yield (
+                "no_better_than_majority",
+                f"The score on {split} is no better than always answering the most frequent class: "
+                "train longer, or change the learning rate.",
+            )
     if evidence.steps_left_out:
-        yield {
-            "kind": "steps_skipped",
-            "message": f"{evidence.steps_left_out} steps were left out, because their gradient was "
-            "NaN or infinite.",
-        }
+        yield (
+            "steps_skipped",
+            f"{evidence.steps_left_out} steps were left out, because their gradient was NaN or "
+            "infinite.",
+        )
     elif evidence.skipped_steps:
-        yield {
-            "kind": "steps_skipped",
-            "message": f"In {evidence.skipped_steps} of {evidence.steps} steps a gradient was "
-            "missing or not finite, and importance was left as it was.",
-        }
-
-
-_GUARDS: tuple[Callable[[Evidence], Iterator[RunWarning]], ...] = (
-    _loss_not_finite,
-    _one_class,
-    _delta_zero,
-    _ranks_unchanged,
-    _above_target,
-    _no_better_than_majority,
-    _steps_skipped,
-)
+        yield (
+            "steps_skipped",
+            f"In {evidence.skipped_steps} of {evidence.steps} steps a gradient was missing or not "
+            "finite, and importance was left as it was.",
+        )

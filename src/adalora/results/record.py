@@ -190,11 +190,13 @@ class RunRecord:
         object.__setattr__(self, "scores", _completed(self.scores, self.flags))
         for split, scores in self.scores.items():
             _check(scores, SplitScores, f" on {split}")
-            for metrics in ("saved", "last", "best"):
-                if scores.get(metrics) is not None and scores["main"] not in scores[metrics]:
+            main = scores["main"]
+            for name in _hints(SplitScores):
+                metrics = scores.get(name)
+                if isinstance(metrics, Mapping) and main not in metrics:
                     raise UserError(
-                        f"The record's {metrics!r} on {split} is {_shown(scores[metrics])}; "
-                        f"expected numbers by metric, {scores['main']!r} among them."
+                        f"The record's {name!r} on {split} is {_shown(metrics)}; expected numbers "
+                        f"by metric, {main!r} among them."
                     )
         for path, kept in self.rank_pattern.items():
             if kept > self.init_rank:
@@ -336,8 +338,9 @@ def _completed(scores: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str,
             for name, value in one.items()
         }
         if "saved" not in own:
-            own["saved"] = own.get("last")
-            own["last"] = None if flags.get("load_best_model_at_end") else own["saved"]
+            last = own.get("last")
+            known = None if flags.get("load_best_model_at_end") else last
+            own = {"saved": last, **own, "last": known}
         completed[split] = own
     return completed
 

@@ -148,7 +148,10 @@ def rows_of(runs: Sequence[Run], failures: Sequence[Failure] = ()) -> tuple[list
             by_task: dict[str, tuple[Run, ...]] = {}
             for task in sorted({run.task for run in part}, key=task_order):
                 of_task = [run for run in part if run.task == task]
-                newest = {run.record.seed: run for run in sorted(of_task, key=_created)}
+                newest = {
+                    run.record.seed: run
+                    for run in sorted(of_task, key=lambda run: run.record.created)
+                }
                 if len(newest) < len(of_task):
                     notes.append(
                         f"{label}{suffix} on {task_title(task)}: {len(of_task) - len(newest)} of "
@@ -186,10 +189,6 @@ def _with_failures(rows: Sequence[Row], failures: Sequence[Failure]) -> list[Row
 
 def _without(cell: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in cell.items() if name not in names}
-
-
-def _created(run: Run) -> str:
-    return str(run.record.created)
 
 
 def _base_name(base_model: str) -> str:

@@ -1,17 +1,6 @@
 """The scores of finished runs: rows by columns, averages, marks, and what a picture shows of them.
 
-``score_table`` is what every table shows; ``summarise`` makes one of a whole sweep, for the report:
-
-- ``table.all_columns``, ``table.rows``: in the order to show; ``Column`` has title, unit, split and
-  majority, ``Row`` label, runs, ``failed(task)``, ``flagged(task)``, ``parameters(name)``;
-- ``table.figures[row, column.title]``: ``Spread`` over seeds in percent, absent without a score;
-- ``table.best`` has the (row, title) of the best mean of each column;
-- ``table.final(row)`` places a method in a picture, as the paper counts; ``table.initial(row)`` is
-  where it started, for a faint mark where the two differ;
-- ``table.focus[title]`` is the range that the methods which work are in, and
-  ``table.outside(row, column)`` says whether a row's mean lies outside of it, to be written out
-  instead of being drawn to scale.
-
+``score_table`` is what every table shows; ``summarise`` makes one of a whole sweep, for the report.
 Figures are percent. The last epoch and the best one are two tables and never meet in one.
 """
 

@@ -102,7 +102,11 @@ def read_sources(paths: Iterable[str]) -> Sweep:
             failures |= found[1]
             notes += found[2]
             continue
-        folders = [path] if (path / RECORD_FILE).is_file() else sorted(_parents(path))
+        folders = (
+            [path]
+            if (path / RECORD_FILE).is_file()
+            else sorted(record.parent for record in path.glob(f"*/{RECORD_FILE}"))
+        )
         if not folders:
             raise UserError(
                 f"{path} holds neither {RESULTS_FILE} (of a sweep) nor {RECORD_FILE} (of a "
@@ -163,10 +167,6 @@ def read_run(folder: str | Path) -> Run:
     """
     folder = Path(folder).expanduser()
     return Run(RunRecord.read(folder), folder)
-
-
-def _parents(path: Path) -> Iterable[Path]:
-    return (record.parent for record in path.glob(f"*/{RECORD_FILE}"))
 
 
 def _read_ledger(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list[str]]:

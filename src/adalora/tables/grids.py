@@ -15,6 +15,8 @@ from adalora.tables.paper import PaperTable, paper_table
 #: Guard -> the sign that marks a figure.
 _SIGNS = dict(zip(GUARDS, ("†", "‡", "§", "¶", "‖", "#", "*"), strict=True))
 _EMPTY = "–"
+#: Of a record's parameters, in the order to show.
+COUNTS = ("adapter_initial", "adapter_kept", "head", "trained", "total")
 
 
 @dataclass(frozen=True)
@@ -179,27 +181,15 @@ def parameter_grid(rows: Sequence[Row]) -> Grid:
     """Trained parameters, counted the same way for every method."""
 
     def cells(row: Row) -> tuple[str, ...]:
-        counts = {
-            name: row.parameters(name)
-            for name in ("adapter_initial", "adapter_kept", "head", "trained", "total")
-        }
+        counts = {name: row.parameters(name) for name in COUNTS}
         share = 100 * counts["trained"] / counts["total"]
         runs = len(row.all_runs)
         return (row.label, *(f"{round(n):,}" for n in counts.values()), f"{share:.3f}%", f"{runs}")
 
-    header = (
-        "method",
-        "adapter",
-        "of it kept",
-        "head",
-        "trained",
-        "total",
-        "trained/total",
-        "runs",
-    )
+    counts = ("adapter", "of it kept", "head", "trained", "total", "trained/total")
     return Grid(
         title=f"{rows[0].base_model}, parameters",
-        header=header,
+        header=("method", *counts, "runs"),
         rows=tuple(cells(row) for row in rows),
         notes=(
             "adapter: what the method trains outside the head, as training begins; of it kept: "
@@ -225,13 +215,13 @@ def difference_grid(found: Differences, *, level: float, resamples: int, seed: i
             rows.append((row.label, *cells, *averages))
     every = [*found.cells.values(), *found.averages.values()]
     judged = sum(one.low is not None and one.examples for one in every)
-    pairs = {one.seeds for one in found.cells.values()}
+    pairs = map(str, sorted({one.seeds for one in found.cells.values()}))
     notes = [
         f"Percentage points above {baseline.label}, for the models that the runs left. Brackets: "
         f"{100 * level:g}% interval from the spread over pairs of runs of one seed (Student's t) "
         f"and a paired bootstrap over the examples ({resamples:,} replicates, seed {seed}), "
         f"combined as by Banerjee (1960). None is given below {LEAST_SEEDS} pairs "
-        f"({_counted(pairs)} here): what the seeds do by chance would not be known."
+        f"({' or '.join(pairs) or 'none'} here): what the seeds do by chance would not be known."
     ]
     if judged:
         notes.append(
@@ -250,10 +240,6 @@ def difference_grid(found: Differences, *, level: float, resamples: int, seed: i
         rows=tuple(rows),
         notes=tuple(notes),
     )
-
-
-def _counted(pairs: set[int]) -> str:
-    return " or ".join(map(str, sorted(pairs))) or "none"
 
 
 def _difference(one: Difference | None) -> str:

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from adalora.tables.grids import Grid
-
-if TYPE_CHECKING:
-    from rich.console import Console
-from collections.abc import Iterator
 
 from adalora.results.columns import CONVENTIONS
 from adalora.results.differences import Difference, Differences
 from adalora.results.rows import Row, Spread
 from adalora.results.scores import ScoreTable
+from adalora.tables.grids import COUNTS, Grid
 
-FORMATS = ("terminal", "markdown", "latex", "csv")
+if TYPE_CHECKING:
+    from rich.console import Console
+
 #: Ending of ``--output`` -> the format that it means.
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
 # For outputs that cannot show them.
 _ASCII = str.maketrans(
-    {
-        "±": "+/-",
-        "→": "->",
-        "–": "-",
-        "†": "a)",
-        "‡": "b)",
-        "§": "c)",
-        "¶": "d)",
-        "‖": "e)",
-        "°": "o",
-    }
+    {"±": "+/-", "→": "->", "–": "-", "°": "o"}
+    | {"†": "a)", "‡": "b)", "§": "c)", "¶": "d)", "‖": "e)"}
 )
 _LATEX = str.maketrans(
     {
@@ -41,19 +29,10 @@ _LATEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "→": r"$\rightarrow$",
-        "–": "--",
-        "†": r"$^\dagger$",
-        "‡": r"$^\ddagger$",
-        "§": r"$^\S$",
-        "¶": r"$^\P$",
-        "‖": r"$^\|$",
-        "°": r"$^\circ$",
-        "*": r"$^*$",
-        "<": "$<$",
-        ">": "$>$",
     }
+    | {"±": r"$\pm$", "→": r"$\rightarrow$", "–": "--", "*": r"$^*$", "<": "$<$", ">": "$>$"}
+    | {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "°": r"$^\circ$"}
+    | {"§": r"$^\S$", "¶": r"$^\P$", "‖": r"$^\|$"}
 )
 
 
@@ -161,7 +140,6 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 Record = dict[str, Any]
-_COUNTS = ("adapter_initial", "adapter_kept", "head", "trained", "total")
 
 
 def score_records(table: ScoreTable) -> Iterator[Record]:
@@ -188,7 +166,7 @@ def _record(kind: str, row: Row, column: str, figure: Spread | None) -> Record:
         "mean": None if figure is None else figure.mean,
         "deviation": None if figure is None else figure.deviation,
         "n": 0 if figure is None else figure.n,
-        **{name: row.parameters(name) for name in _COUNTS},
+        **{name: row.parameters(name) for name in COUNTS},
     }
 
 

@@ -123,41 +123,32 @@ def rank_table(rank_pattern: Mapping[str, int], init_rank: int) -> Table:
     return table
 
 
-def _score(score: Score) -> str:
-    text = f"{score.metric} {score.value:.4f}"
-    return text if score.majority is None else f"{text} (majority class {score.majority:.4f})"
-
-
 def run_summary(run: RunSummary) -> Group:
     """Return the summary as something rich can print at any width."""
     rows: list[tuple[str, str]] = []
     previous = None
     for score in run.scores:
-        name = "" if score.evaluation_set == previous else score.evaluation_set
-        rows.append((name, _score(score)))
+        text = f"{score.metric} {score.value:.4f}"
+        if score.majority is not None:
+            text += f" (majority class {score.majority:.4f})"
+        rows.append(("" if score.evaluation_set == previous else score.evaluation_set, text))
         previous = score.evaluation_set
     before, after = run.init_rank * len(run.rank_pattern), sum(run.rank_pattern.values())
     if run.rank_pattern and run.mask_events and run.grown_from:
         text = f"grown {run.grown_from:,} -> {after:,} in {run.mask_events:,} allocations"
         rows.append(("triplets", text))
     elif run.rank_pattern and run.mask_events:
-        rows.append(
-            ("triplets", f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events")
-        )
+        text = f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events"
+        rows.append(("triplets", text))
     elif run.rank_pattern:
         rows.append(("triplets", f"{after:,} of {before:,}, none pruned"))
     if run.parameters_total:
-        trained = run.parameters_initial + run.parameters_head
-        adapter = f"adapter {run.parameters_initial:,}"
+        share = (run.parameters_initial + run.parameters_head) / run.parameters_total
+        text = f"adapter {run.parameters_initial:,}"
         if run.parameters_kept != run.parameters_initial:
-            adapter += f", {run.parameters_kept:,} kept"
-        rows.append(
-            (
-                "parameters",
-                f"{adapter}; head {run.parameters_head:,}; "
-                f"trained {trained / run.parameters_total:.2%} of {run.parameters_total:,}",
-            )
-        )
+            text += f", {run.parameters_kept:,} kept"
+        text += f"; head {run.parameters_head:,}; trained {share:.2%} of {run.parameters_total:,}"
+        rows.append(("parameters", text))
     if run.seconds is not None:
         rows.append(("time", duration(run.seconds)))
     if run.results is not None:
