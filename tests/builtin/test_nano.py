@@ -119,6 +119,7 @@ def test_a_saved_tokenizer_reloads_identically(tokenizer: Any, tmp_path: Path) -
     assert again.model_max_length == tokenizer.model_max_length
 
 
+@pytest.mark.slow
 def test_the_tokenizer_needs_neither_sentencepiece_nor_protobuf_nor_a_network(
     tokenizer: Any,
 ) -> None:

@@ -183,6 +183,7 @@ def test_an_impossible_target_is_named(run, tmp_path, place):
         export_run(run, to="merged", output=tmp_path / place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "lora", "loralib", "onnx"])
 def test_a_disk_without_room_is_told_in_a_sentence(run, tree, tmp_path, to):
     """Files may grow to 4 KiB only, so that every format fails while it writes."""

@@ -48,6 +48,7 @@ def test_whatever_has_plain_weights_is_merged(
     assert difference(logits_of(model, batches), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_pipeline_answers_with_the_labels_and_without_our_packages(run_of, tmp_path):
     export_run(run_of("nano"), to="merged", output=tmp_path / "out")
     result = subprocess.run(

@@ -259,6 +259,7 @@ def test_a_full_disk_keeps_the_earlier_output(make, predict, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.tsv"]
 
 
+@pytest.mark.slow
 def test_rows_are_answered_before_the_input_ends_and_a_reader_may_go_away(make, environment):
     process = subprocess.Popen(
         [sys.executable, "-m", "adalora", "predict", str(make()), "--window", "2"],

@@ -241,6 +241,7 @@ def test_a_model_of_mnli_answers_its_two_test_sets_and_the_diagnostic_one(
     assert complete["MNLI-mm"] is found["MNLI-mm"]
 
 
+@pytest.mark.slow
 def test_nano_runs_on_the_official_test_sets_pass_the_checker(
     tmp_path: Path,
     glue: Glue,

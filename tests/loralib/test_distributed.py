@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import os, sys, torch, torch.distributed as dist, loralib
 rank = int(sys.argv[2])
@@ -28,6 +30,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_all_processes_decide_one_mask(tmp_path: Path) -> None:
     rendezvous = tmp_path / "rendezvous"
     processes = [

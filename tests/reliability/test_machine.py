@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from tests.program import PROGRAM, run_program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -38,6 +39,7 @@ for work in (trainer.train, trainer.evaluate):
 """
 
 
+@pytest.mark.slow
 def test_a_batch_that_finds_no_memory_is_reported_with_its_size_and_what_to_lower(
     run_python: Run,
 ) -> None:
@@ -58,6 +60,7 @@ def assert_one_sentence(done: Any) -> None:
     assert "could not be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_the_log_ends_a_run_in_one_sentence(
     start_run: Callable[..., Any], run_python: Run
 ) -> None:

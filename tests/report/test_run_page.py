@@ -82,6 +82,7 @@ def test_every_picture_is_a_png_and_an_svg_with_a_name_and_a_description(
         assert path.with_suffix(".png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes_in_another_process(
     run_folder: Path, tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ def test_full_determinism_repeats_a_run_bit_for_bit(build: Make, deterministic: 
     assert_same(*runs)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_trains_as_the_plain_one(build: Make) -> None:
     """Traced and differentiated as a graph; machine code would take minutes and prove no more."""
     plain = build("plain", **DESCENT)

@@ -186,6 +186,7 @@ assert not dist.is_initialized()
 """
 
 
+@pytest.mark.slow
 def test_what_holds_the_group_is_let_go_of_while_the_group_lives() -> None:
     """Or the collector ends the group, with Python's lock in its hand, and may wait for ever."""
     words = [sys.executable, "-c", LEAVING]

@@ -32,6 +32,7 @@ def test_the_four_loops_are_shown() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(programs()))
 def test_a_shown_loop_prunes_to_its_target(name: str, tmp_path: Path) -> None:
     if name == "Lightning":

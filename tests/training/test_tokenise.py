@@ -63,6 +63,7 @@ def test_only_the_first_process_of_a_node_makes_the_tokens_anew(
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.arrow")} == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed", [{"max_seq_length": 12}, {"pad_to_max_length": True}, {"max_train_samples": 20}]
 )
@@ -83,6 +84,7 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(
     assert len(tokens()["train"]) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

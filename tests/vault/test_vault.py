@@ -234,6 +234,7 @@ def test_the_checkpoint_lies_in_the_middle_of_pruning(release: Path) -> None:
     assert sum(int(value.sum()) for value in kept) == budget[expected["step"]]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_release_is_resumed_from(ends: Ends) -> None:
     # A run that started afresh would have replaced it when it came to that step.
     assert modified(ends.checkpoint) == ends.before
@@ -319,6 +320,7 @@ def test_the_table_of_a_sweep_of_the_release_has_the_recorded_means(
         assert int(row["n"]) == len(one["scores"])
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_release_and_its_run_make_a_report(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
