@@ -36,7 +36,11 @@ def paper_base_model() -> str:
 
 
 def paper_table(name: str) -> PaperTable:
-    """``table1``, ``table4`` or ``table5``."""
+    """``table1``, ``table4`` or ``table5``, figures in percent.
+
+    Raises:
+        KeyError: if ``paper.yaml`` has no table of that name.
+    """
     content = _file()[name]
     assert isinstance(content, dict)
     rows = {
