@@ -52,11 +52,11 @@ CASES = {
     str(case): case
     for case in [
         *(
-            Case(method, encoder=encoder, unpadded=unpadded, low=low)
+            Case(method, encoder=encoder, unpadded=unpadded, low=low, layers=1)
             for method, (encoder, unpadded), low in product(METHODS, _WAYS, _LOW)
         ),
         *(
-            replace(Case(method, encoder=encoder, unpadded=unpadded), **extra)
+            replace(Case(method, encoder=encoder, unpadded=unpadded, layers=1), **extra)
             for extra, method, (encoder, unpadded) in product(_EXTRAS, ("svd", "dora"), _WAYS)
         ),
     ]

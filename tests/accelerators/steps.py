@@ -50,6 +50,7 @@ class Case:
         checkpointing: recompute activations in the backward pass.
         smoothing: label smoothing factor.
         consistency: weight of the consistency loss.
+        layers: of the encoder.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Case:
     checkpointing: bool = False
     smoothing: float = 0.0
     consistency: float = 0.0
+    layers: int = 2
 
     def __str__(self) -> str:
         dtype = str(self.low).removeprefix("torch.")
@@ -89,6 +91,7 @@ def build(
         "hidden_size": 32,
         "intermediate_size": 48,
         "max_position_embeddings": 32,
+        "num_hidden_layers": case.layers,
         "num_labels": 3,
         "problem_type": "single_label_classification",
         **NO_DROPOUT,
