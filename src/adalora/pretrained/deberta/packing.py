@@ -206,7 +206,7 @@ class PackedMask(Tensor):
         return self._made(super().pin_memory(*args), self.packing, tables)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # From a worker of the data loader: a plain tensor travels, and what it knows beside it.
+        # From a worker of the data loader: a plain tensor travels, with its packing.
         return _packed_again, (self.as_subclass(Tensor), self.packing, self.tables)
 
 
