@@ -218,6 +218,11 @@ class Description:
         )
 
     @property
+    def classes(self) -> tuple[str, ...] | None:
+        """What the outputs mean: () a number, None classes that nobody named."""
+        return () if self.is_regression else self.labels
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """Number type of the base's weights."""
         return _DTYPES[self.dtype]

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from adalora.adapters.head import head_names
+from adalora.adapters.head import align_head, head_names
 from adalora.adapters.kinds import LORA_KINDS, PARTS, lora_layers
 from adalora.artefact.base_encoder import BaseEncoder
-from adalora.artefact.description import MANIFEST, Description, Origin
+from adalora.artefact.description import MANIFEST, Description, Origin, read_description
 from adalora.artefact.stored import naming, read_artefact
 from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, not_finite, read_bin, read_tensors
@@ -39,26 +40,42 @@ class WarmStart:
     Attributes:
         filled: names of its parameters that were filled.
         origins: where they came from, the nearest first: the lineage of what the model becomes.
+        untrained: what the stored head was trained for, where the model's starts anew instead or
+            lacks rows; None where it was taken whole.
+        has_head: whether a head was stored.
     """
 
     filled: tuple[str, ...]
     origins: tuple[Origin, ...]
+    untrained: str | None = None
+    has_head: bool = False
 
 
-def load_lora(model: nn.Module, path: str | Path) -> WarmStart:
+def load_lora(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    by_index: bool = False,
+) -> WarmStart:
     """Fill the LoRA layers of ``model`` from a file or an artefact.
 
     A matrix stored with fewer triplets than the layer has (a pruned one) fills the leading ones;
     the singular values of the others become zero (with ``frd``, their columns of ``lora_B``), so
     the function is the stored one and the rest can be trained. A scale other than the model's is
-    made up for in ``lora_E`` (``lora_B``). A head in the file is taken if all its shapes fit, and
-    left as it is with a warning if they do not (another task). Other parameters of the file that
-    the model has are not read: the base is the one that was loaded.
+    made up for in ``lora_E`` (``lora_B``). A head in the file is taken in the order of ``labels``
+    (``align_head``; further classes get new rows), and the model's is left as it is with a warning
+    where it is of other classes. Other parameters of the file that the model has are not read: the
+    base is the one that was loaded.
 
     Args:
         model: with LoRA layers on it (``add_lora``).
         path: an artefact's folder (or a run's), a ``.safetensors`` file, or a ``.bin`` of the
             original.
+        labels: the model's classes in their order; () for a number; None where they have no names,
+            so that shapes alone decide.
+        by_index: a head whose classes nobody named has the order of ``labels``, as those of GLUE's
+            tasks have.
 
     Raises:
         UserError: if the file cannot be read, holds no LoRA parameters, they are missing, too
@@ -83,16 +100,24 @@ def load_lora(model: nn.Module, path: str | Path) -> WarmStart:
     with torch.no_grad():
         for layer in layers.values():
             layer.factors()[layer.ZERO_FACTOR].zero_()
-    return _fill(model, start, values)
+    return _fill(model, start, values, labels, by_index)
 
 
-def load_bottleneck(model: nn.Module, path: str | Path) -> WarmStart:
+def load_bottleneck(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    by_index: bool = False,
+) -> WarmStart:
     """Fill the bottleneck adapters of ``model``; the head too, as in ``load_lora``.
 
     Args:
         model: with bottleneck adapters on it (``add_bottleneck``).
         path: an artefact's folder, a folder of the original (``pytorch_adapter.bin``, and
             ``pytorch_model_head.bin`` if present), or one file.
+        labels: as in ``load_lora``.
+        by_index: likewise.
 
     Raises:
         UserError: if the file cannot be read, or its adapters are not exactly the model's. The
@@ -109,7 +134,19 @@ def load_bottleneck(model: nn.Module, path: str | Path) -> WarmStart:
     with naming(start.source):
         _check_bottlenecks(stored, {name: model.get_parameter(name) for name in names})
         _check_same_base(model, start)
-    return _fill(model, start, {name: stored[name] for name in names})
+    return _fill(model, start, {name: stored[name] for name in names}, labels, by_index)
+
+
+def stored_classes(path: str | Path) -> tuple[str, ...] | None:
+    """The classes that an artefact's head was trained for, in its order.
+
+    Returns:
+        () for a number; None where nobody noted them, as in a file of tensors.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / MANIFEST).is_file():
+            return read_description(folder).classes
+    return None
 
 
 # ---- reading ----
@@ -260,25 +297,31 @@ def _fit(
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, start: _Start, values: dict[str, Tensor]) -> WarmStart:
+def _fill(
+    model: nn.Module,
+    start: _Start,
+    values: dict[str, Tensor],
+    labels: Sequence[str] | None,
+    by_index: bool,
+) -> WarmStart:
     """Copy ``values`` into the leading part of the parameters of their names, and fill the head."""
-    values = values | _head(model, start)
+    own = set(head_names(model))
+    stored = {name: tensor for name, tensor in start.tensors.items() if name in own}
+    untrained = None
+    if stored:
+        described = start.description
+        names = None if described is None else described.classes
+        if names is None and by_index and labels is not None:
+            names = tuple(labels)
+        head = align_head(model, stored, names, labels, grow=True)
+        values, untrained = values | head.tensors, head.reason
+        if untrained is not None:
+            message = "%s holds a head of %s; the model's head starts anew."
+            _LOGGER.warning(message, start.source, untrained)
+        elif head.new:
+            untrained = f"all classes but {', '.join(head.new)}"
+            message = "%s has no row for %s, which the model's head gets anew; the others are kept."
+            _LOGGER.warning(message, start.source, ", ".join(head.new))
     for name, tensor in values.items():
         model.get_parameter(name)[tuple(slice(size) for size in tensor.shape)].copy_(tensor)
-    return WarmStart(tuple(values), start.origins)
-
-
-def _head(model: nn.Module, start: _Start) -> dict[str, Tensor]:
-    """The stored head; nothing, with a warning, where it is of another shape."""
-    head = set(head_names(model))
-    stored = {name: tensor for name, tensor in start.tensors.items() if name in head}
-    wrong = [name for name, t in stored.items() if t.shape != model.get_parameter(name).shape]
-    if not wrong:
-        return stored
-    _LOGGER.warning(
-        "%s holds a head of another shape (%s), of another task it seems; the model's head starts "
-        "anew.",
-        start.source,
-        listed(wrong),
-    )
-    return {}
+    return WarmStart(tuple(values), start.origins, untrained, bool(stored))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, config, load_dataset
 
+from adalora.adapters.head import class_order
 from adalora.builtin.miniature import generate
 from adalora.errors import UserError
 from adalora.glue import user_files as files
@@ -25,8 +26,9 @@ HUB_NAME = "nyu-mll/glue"
 class DataSource:
     """What the user asked for; the first that is given counts, in the order of the fields.
 
-    ``need`` names the kinds of split the run cannot do without (train, validation, test); others
-    are read where they exist.
+    ``classes`` are those of a head that answers as it is: the user's own files are read by them; ()
+    stands for numbers, None for what the files say. ``need`` names the kinds of split the run
+    cannot do without (train, validation, test); others are read where they exist.
     """
 
     task_name: str | None = None
@@ -35,6 +37,7 @@ class DataSource:
     validation_file: str | None = None
     test_file: str | None = None
     cache_dir: str | None = None
+    classes: tuple[str, ...] | None = None
     need: tuple[str, ...] = ("train", "validation")
 
     def __post_init__(self) -> None:
@@ -224,9 +227,12 @@ def _from_files(source: DataSource, task: Task | None) -> TaskData:
     columns = [key for key in keys if key is not None]
     # The test set's labels are not looked at, as in the original: predictions are for it.
     raw = {name: files.labels(f, given[name]) for name, f in frames.items() if name != "test"}
-    if not raw and task is None:
+    if task is None and source.classes is not None:
+        names = source.classes or None
+    elif raw or task is not None:
+        names = _label_names(raw, given, task)
+    else:
         raise UserError("Only a test file was given; labels are known from training data.")
-    names = _label_names(raw, given, task)
 
     features, splits = _features(columns, names), {}
     for name, frame in frames.items():
@@ -234,7 +240,9 @@ def _from_files(source: DataSource, task: Task | None) -> TaskData:
             column: files.texts(frame, column, given[name]) for column in columns
         }
         content["label"] = (
-            class_indices(raw[name], names, given[name]) if name in raw else [-1] * len(frame)
+            class_indices(raw[name], names, given[name], by_index=task is not None)
+            if name in raw
+            else [-1] * len(frame)
         )
         content["idx"] = list(range(len(frame)))
         splits[name] = Dataset.from_dict(content, features=features)
@@ -269,25 +277,35 @@ def _label_names(
     return names
 
 
-def class_indices(values: list[Any], names: tuple[str, ...] | None, path: Path) -> list[Any]:
+def class_indices(
+    values: list[Any], names: tuple[str, ...] | None, path: Path, *, by_index: bool = False
+) -> list[Any]:
     """Labels as class indices, or as float where ``names`` is None.
 
+    Args:
+        values: the labels of a file, row by row.
+        names: of the classes, in order; matched as by ``class_order``.
+        path: the file, for messages.
+        by_index: the classes are those of a GLUE task, whose files may hold indices for words.
+
     Raises:
-        UserError: if a label is none of ``names``, or no number.
+        UserError: if a label is none of ``names``, or no number; it is named with its row.
     """
     if names is None:
-        unusable = [value for value in values if isinstance(value, str)]
-        if unusable:
-            raise UserError(f"{path}: the label {unusable[0]!r} is no number.")
+        for row, value in enumerate(values, start=1):
+            if isinstance(value, str):
+                raise UserError(f"{path}, row {row}: the label {value!r} is no number.")
         return [float(value) for value in values]
-    index = {name: position for position, name in enumerate(names)}
-    # A GLUE task's own files may hold class indices where the task has words.
-    if all(isinstance(value, int) for value in values) and not set(map(str, values)) <= set(index):
-        index = {str(position): position for position in range(len(names))}
-    unknown = sorted({str(value) for value in values} - set(index))
-    if unknown:
-        raise UserError(
-            f"{path}: the label {unknown[0]!r} does not occur in training; the labels are "
-            f"{', '.join(index)}."
-        )
-    return [index[str(value)] for value in values]
+    words = list(map(str, values))
+    found = list(dict.fromkeys(words))
+    known = names
+    if by_index and not set(found) <= set(names) and all(isinstance(v, int) for v in values):
+        known = tuple(map(str, range(len(names))))
+    index = dict(zip(found, class_order(known, found), strict=True))
+    for row, word in enumerate(words, start=1):
+        if index[word] is None:
+            raise UserError(
+                f"{path}, row {row}: the label {word!r} does not occur in training; the labels are "
+                f"{', '.join(known)}."
+            )
+    return [index[word] for word in words]

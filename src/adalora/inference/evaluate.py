@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from adalora.adapters.head import class_order
 from adalora.artefact.description import Description
 from adalora.errors import UserError
 from adalora.glue import user_files as files
@@ -85,12 +86,19 @@ def _order(
         raise UserError(f"This model answers with {kinds}, and {name} has the other kind.")
     if labels is None:
         return None
-    own = described.labels or labels
-    if set(own) != set(labels):
+    own = described.labels
+    if own is None:
+        raise UserError(
+            f"Nobody noted which output of this model is which of {name}'s labels "
+            f"({', '.join(labels)}); import or train it again with its labels."
+        )
+    places = class_order(own, labels)
+    known = {index: place for index, place in enumerate(places) if place is not None}
+    if not len(known) == len(own) == len(labels):
         raise UserError(
             f"The labels of {name} ({', '.join(labels)}) are not this model's ({', '.join(own)})."
         )
-    return {index: own.index(label) for index, label in enumerate(labels)}
+    return known
 
 
 def _of_file(described: Description, path: Path, asked: tuple[str, ...]) -> EvaluationSet:
@@ -104,7 +112,10 @@ def _of_file(described: Description, path: Path, asked: tuple[str, ...]) -> Eval
     labels = None
     if not described.is_regression:
         labels = described.labels or tuple(map(str, range(described.num_labels)))
-    return EvaluationSet(texts, class_indices(files.labels(frame, path), labels, path))
+    task = known_task(described)
+    by_index = task is not None and task.labels == labels
+    references = class_indices(files.labels(frame, path), labels, path, by_index=by_index)
+    return EvaluationSet(texts, references)
 
 
 def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float]:

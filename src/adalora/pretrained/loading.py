@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adalora.adapters.head import widen_head
+from adalora.adapters.head import align_head, class_dimensions, class_names, widen_head
 from adalora.errors import UserError
 from adalora.pretrained import deberta
 from adalora.pretrained.loading_errors import explain_loading_errors, quiet_transformers
@@ -46,13 +46,13 @@ _CLS_DROPOUT_NAMES = ("classifier_dropout", "classifier_dropout_prob", "seq_clas
 def load_config(
     name: str,
     *,
-    num_labels: int,
+    num_labels: int | None,
     cache_dir: str | None = None,
     revision: str = "main",
     token: bool | str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedConfig:
-    """The configuration of ``name`` for ``num_labels`` outputs.
+    """The configuration of ``name`` for ``num_labels`` outputs; None for those that it states.
 
     Raises:
         UserError: if it cannot be had.
@@ -61,17 +61,33 @@ def load_config(
     with explain_loading_errors(name), quiet_transformers():
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source,
-            num_labels=num_labels,
             cache_dir=cache_dir,
             revision=revision,
             token=token,
             trust_remote_code=trust_remote_code,
         )
     check_model_sizes(config, name)
+    if num_labels is not None:
+        config.num_labels = num_labels
     return config
 
 
-def load_classifier(
+class Loaded(NamedTuple):
+    """A classifier, and what its head was trained for where it starts anew; None else.
+
+    Without ``labels`` nobody knows, and a head of the right shape is taken for a trained one.
+    """
+
+    model: PreTrainedModel
+    untrained: str | None = None
+
+
+def load_classifier(name: str, **settings: Any) -> PreTrainedModel:
+    """The model of ``load_checkpoint``, which has the arguments and says what can be wrong."""
+    return load_checkpoint(name, **settings).model
+
+
+def load_checkpoint(
     name: str,
     *,
     num_labels: int,
@@ -88,8 +104,11 @@ def load_classifier(
     unpad: bool = True,
     trust_remote_code: bool = False,
     head_follows: bool | Collection[str] = False,
-) -> PreTrainedModel:
+) -> Loaded:
     """Load an encoder with a head of ``num_labels`` outputs; DeBERTaV3 comes patched.
+
+    A head that the checkpoint has for the same ``labels`` gets their order (``align_head``); one
+    for others, or for classes without names, starts anew with a warning.
 
     Args:
         name: hub id, local folder, or ``nano`` for the built-in model.
@@ -119,12 +138,14 @@ def load_classifier(
     _check_request(num_labels, labels, is_regression, cls_dropout)
     config = load_config(
         config_name or name,
-        num_labels=num_labels,
+        num_labels=None,
         cache_dir=cache_dir,
         revision=revision,
         token=token,
         trust_remote_code=trust_remote_code,
     )
+    stored = None if config_name else class_names(config)
+    config.num_labels = num_labels
     describe_task(config, labels=labels, is_regression=is_regression, task_name=task_name)
     if cls_dropout is not None:
         _set_cls_dropout(config, cls_dropout)
@@ -142,7 +163,12 @@ def load_classifier(
             output_loading_info=True,
         )
     _check_base(model, report, name)
-    _check_head(report, name, head_follows)
+    wanted = () if is_regression else labels
+    untrained = None
+    if head_follows is False and wanted is not None:
+        untrained = _align(model, report, name, stored, wanted)
+    else:
+        _check_head(report, name, head_follows)
     # The first DeBERTa makes two biases of each layer in float32, and cannot multiply by the rest.
     torch.nn.Module.to(model, dtype)
     widen_head(model)
@@ -155,7 +181,7 @@ def load_classifier(
             f"--position_query_bypass concerns DeBERTaV3, and {name!r} is {config.model_type!r}; "
             "leave it out."
         )
-    return model
+    return Loaded(model, untrained)
 
 
 def describe_task(
@@ -305,6 +331,40 @@ def _check_base(model: PreTrainedModel, report: dict[str, Any], name: str) -> No
             f"shape; the first is {wrong[0]}. It is not a {model.config.model_type} checkpoint of "
             "this configuration."
         )
+
+
+@torch.no_grad()
+def _align(
+    model: PreTrainedModel,
+    report: dict[str, Any],
+    name: str,
+    stored: Sequence[str] | None,
+    wanted: Sequence[str],
+) -> str | None:
+    """Put the rows of the checkpoint's head in the order ``wanted``, or start them anew, aloud.
+
+    Returns:
+        What the head was trained for, where that is not this; None where its rows were taken.
+    """
+    untrained = "nothing yet"
+    if name == NANO or set(rows := class_dimensions(model)) & set(report["missing_keys"]):
+        return untrained
+    if set(rows) & set(_drawn(report)):
+        untrained = align_head(model, {}, stored, wanted).reason or "another number of labels"
+    else:
+        own = {row: model.get_parameter(row).detach().clone() for row in rows}
+        aligned = align_head(model, own, stored, wanted)
+        for row, tensor in aligned.tensors.items():
+            model.get_parameter(row).copy_(tensor)
+        if aligned.reason is None:
+            return None
+        untrained = aligned.reason
+        for parameter in map(model.get_parameter, rows):
+            # As transformers draws a classifier.
+            spread = getattr(model.config, "initializer_range", 0.02)
+            parameter.normal_(0, spread) if parameter.dim() > 1 else parameter.zero_()
+    logger.warning("%s was fine-tuned for %s; its classifier starts anew.", name, untrained)
+    return untrained
 
 
 def _check_head(report: dict[str, Any], name: str, follows: bool | Collection[str]) -> None:

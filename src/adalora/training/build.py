@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any, NamedTuple, cast
 
@@ -13,15 +14,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adalora.adapters.bottleneck import AdapterType, add_bottleneck
 from adalora.adapters.freeze import freeze_base
+from adalora.adapters.head import class_names
 from adalora.adapters.initialise import Initialisation
 from adalora.adapters.kinds import Method
 from adalora.adapters.lora import add_lora
 from adalora.adapters.peft_method import add_peft
 from adalora.artefact.description import Origin
-from adalora.artefact.warm_start import load_bottleneck, load_lora
+from adalora.artefact.warm_start import WarmStart, load_bottleneck, load_lora, stored_classes
+from adalora.errors import UserError
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
-from adalora.pretrained.loading import load_classifier, load_tokenizer
+from adalora.pretrained.loading import load_checkpoint, load_config, load_tokenizer
 from adalora.pretrained.sdpa import use_fast_attention
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.inputs import ModelArguments
@@ -46,15 +49,19 @@ def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 class Built(NamedTuple):
-    """A model to train, and what its adapters were read from, the nearest first."""
+    """A model to train, and what its adapters were read from, the nearest first.
+
+    ``untrained`` is what its head was trained for, where that is not the data; None where it is.
+    """
 
     model: nn.Module
     lineage: tuple[Origin, ...] = ()
+    untrained: str | None = None
 
 
 def build_model(arguments: RunArguments, data: TaskData) -> Built:
     """Load the base, put the method on it, and freeze the rest."""
-    model = load_classifier(
+    model, untrained = load_checkpoint(
         arguments.model.model_name_or_path,
         num_labels=data.num_labels,
         labels=data.labels,
@@ -74,9 +81,47 @@ def build_model(arguments: RunArguments, data: TaskData) -> Built:
     if arguments.training.do_train:
         steps = training_steps(arguments, examples=len(data.splits["train"]))
     use_fast_attention(model)
-    built = adapt(model, arguments.method, total_steps=steps)
+    built = adapt(
+        model,
+        arguments.method,
+        total_steps=steps,
+        labels=data.labels or (),
+        by_index=data.task is not None,
+        untrained=untrained,
+    )
     use_fast_dropout(built.model)
+    if built.untrained is not None and not arguments.training.do_train:
+        source = arguments.method.lora_path or arguments.method.adapter_path
+        raise UserError(
+            f"Without --do_train there is nothing to evaluate or predict with: the head of "
+            f"{source or arguments.model.model_name_or_path} was trained for {built.untrained}, "
+            f"and the data has {', '.join(data.labels or ('numbers',))}. Add --do_train, or name a "
+            "model or a run (--lora_path) that was trained for these."
+        )
     return built
+
+
+def classes_of_head(arguments: RunArguments) -> tuple[str, ...] | None:
+    """The classes that the head to start from was trained for, in its order.
+
+    A run that does not train answers in these, whichever of them its files hold.
+
+    Returns:
+        () for a number; None where nobody noted them, or nothing has a head.
+    """
+    for path in (arguments.method.adapter_path, arguments.method.lora_path):
+        if path:
+            return stored_classes(path)
+    model = arguments.model
+    config = load_config(
+        model.model_name_or_path,
+        num_labels=None,
+        cache_dir=model.cache_dir,
+        revision=model.model_revision,
+        token=True if model.use_auth_token else None,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return class_names(config)
 
 
 def training_steps(arguments: RunArguments, *, examples: int) -> int:
@@ -86,11 +131,23 @@ def training_steps(arguments: RunArguments, *, examples: int) -> int:
 
 
 def adapt(
-    model: PreTrainedModel, method: MethodArguments, *, total_steps: int | None = None
+    model: PreTrainedModel,
+    method: MethodArguments,
+    *,
+    total_steps: int | None = None,
+    labels: Sequence[str] | None = None,
+    by_index: bool = False,
+    untrained: str | None = None,
 ) -> Built:
     """Put ``method`` on a loaded classifier, in place, and freeze what it does not train.
 
-    ``total_steps`` of the run are what PEFT's AdaLoRA asks for; None if nothing will be trained.
+    Args:
+        model: the classifier.
+        method: what to put on it.
+        total_steps: of the run, which PEFT's AdaLoRA asks for; None if nothing will be trained.
+        labels: the classes, for a head that comes with the adapters (``load_lora``).
+        by_index: likewise.
+        untrained: of the model before.
 
     Returns:
         The model to train, which is ``model`` or PEFT's wrapper around it, and its lineage.
@@ -98,9 +155,9 @@ def adapt(
     if method.peft_values is not None:
         source = str(method.peft_config)
         peft = add_peft(model, method.peft_values, total_steps=total_steps, source=source)
-        return Built(peft)
+        return Built(peft, (), untrained)
     trained: list[Method] = []
-    lineage: tuple[Origin, ...] = ()
+    starts: list[WarmStart] = []
     if method.apply_lora:
         add_lora(
             model,
@@ -113,17 +170,20 @@ def adapt(
         )
         trained.append("lora")
         if method.lora_path:
-            lineage += load_lora(model, method.lora_path).origins
+            starts.append(load_lora(model, method.lora_path, labels=labels, by_index=by_index))
     if method.apply_adapter:
         kind = cast(AdapterType, method.adapter_type)
         add_bottleneck(model, adapter_type=kind, adapter_size=method.adapter_size)
         trained.append("bottleneck")
         if method.adapter_path:
-            lineage += load_bottleneck(model, method.adapter_path).origins
+            path = method.adapter_path
+            starts.append(load_bottleneck(model, path, labels=labels, by_index=by_index))
     if method.apply_bitfit:
         trained.append("bitfit")
     freeze_base(model, train=trained or ["full"])
-    return Built(model, lineage)
+    for start in starts:
+        untrained = start.untrained if start.has_head else untrained
+    return Built(model, tuple(o for start in starts for o in start.origins), untrained)
 
 
 def build_adaptation(
@@ -142,6 +202,7 @@ def data_source(arguments: RunArguments) -> DataSource:
     """Where the flags say the data is, and which splits the run needs."""
     training, data = arguments.training, arguments.data
     need = (training.do_train, training.do_eval, training.do_predict)
+    by_head = data.task_name is None and not training.do_train
     return DataSource(
         task_name=data.task_name,
         data_dir=data.data_dir,
@@ -149,6 +210,7 @@ def data_source(arguments: RunArguments) -> DataSource:
         validation_file=data.validation_file,
         test_file=data.test_file,
         cache_dir=arguments.model.cache_dir,
+        classes=classes_of_head(arguments) if by_head else None,
         need=tuple(compress(("train", "validation", "test"), need)),
     )
 

@@ -81,7 +81,7 @@ def train_and_evaluate(
         check_schedule(arguments, data)
 
     tokenizer = build_tokenizer(arguments.model)
-    model, lineage = build_model(arguments, data)
+    model, lineage, _ = build_model(arguments, data)
     with training.main_process_first(desc="tokenising"):
         splits = tokenise(data, tokenizer, arguments.data)
     writer = summary_writer(training)
