@@ -12,7 +12,7 @@ from .dora import DoRALinear
 from .importance import SCORES, Importance, Magnitude
 from .layers import Conv2d, Embedding, Linear, MergedLinear
 from .regularizer import compute_frd_orth_regu, compute_orth_regu, orthogonality
-from .schedule import BudgetSchedule, GrowthSchedule, make_schedule
+from .schedule import BudgetSchedule, ExchangeSchedule, GrowthSchedule, make_schedule
 from .selection import ALLOCATIONS
 from .state_dict import load_lora_state_dict, lora_state_dict, mark_only_lora_as_trainable
 from .svd import SVDLinear
@@ -26,6 +26,7 @@ __all__ = [
     "Conv2d",
     "DoRALinear",
     "Embedding",
+    "ExchangeSchedule",
     "GrowthSchedule",
     "Importance",
     "Linear",

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from .importance import SCORES, make_importance
 from .ranked import factors_of, mask, ranked_layers
-from .schedule import BudgetSchedule, make_schedule
-from .selection import ALLOCATIONS, Growth, Pruning
+from .schedule import BudgetSchedule, make_schedule, schedule_class
+from .selection import ALLOCATIONS, make_rule
 
 # What a state holds of these attributes by their names.
 _COUNTERS = ("global_step", "steps_seen", "updates_due", "mask_events")
@@ -45,10 +45,10 @@ def check_method(
         if word not in known:
             *others, last = known
             raise ValueError(f"{name} is {word!r}; choose {', '.join(others)} or {last}")
-    if allocation == "grow" and lora_type == "frd":
+    if allocation in ("grow", "exchange") and lora_type == "frd":
         raise ValueError(
-            "allocation is 'grow', and doublets of plain LoRA cannot grow, because a masked one "
-            "gets no gradient; prune them, or use SVD layers"
+            f"allocation is {allocation!r}, and doublets of plain LoRA cannot grow, because a "
+            "masked one gets no gradient; prune them, or use SVD layers"
         )
     for name, beta in (("beta1", beta1), ("beta2", beta2)):
         if not 0 < beta < 1:
@@ -75,8 +75,11 @@ class RankAllocator:
             layers.
         importance_score: ``uncertainty`` (eq. 13), ``sensitivity`` (eq. 11 alone) or ``magnitude``
             (|λ|).
-        allocation: ``prune`` from the ranks of the layers down to the target, or ``grow`` up to it
-            from one triplet per matrix, to at most those ranks.
+        allocation: ``prune`` from the ranks of the layers down to the target, ``grow`` up to it
+            from one triplet per matrix, to at most those ranks, or ``exchange`` between matrices
+            at the target; controls that prune as ``prune`` does, but not by where the score is
+            high: ``uniform`` (every matrix as many), ``random`` (by lot) and ``frozen`` (by the
+            scores of the first allocation).
 
     Raises:
         ValueError: if the model has no layer of that type, a number is out of its range, a word is
@@ -124,13 +127,12 @@ class RankAllocator:
         self.steps_seen = self.updates_due = self.mask_events = 0
         device = next(iter(self._layers.values())).lora_A.device
         self._skipped = torch.zeros((), dtype=torch.int64, device=device)
-        grows = allocation == "grow"
-        self._rule: Pruning | Growth = Growth(self._ranks, device) if grows else Pruning()
+        if target_total_rank is None:
+            target_total_rank = target_rank * len(self._layers)
+        self._rule = make_rule(allocation, self._ranks, device, budget=target_total_rank)
         first = self._rule.first()
         everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
         self._survivors: Tensor = everything if first is None else first
-        if target_total_rank is None:
-            target_total_rank = target_rank * len(self._layers)
         #: The original's attribute is a total, where its argument of this name is a mean.
         self.target_rank = target_total_rank
         self._phases = {"target_total_rank": target_total_rank, "mask_interval": mask_interval}
@@ -147,11 +149,19 @@ class RankAllocator:
         Args:
             model: as for the constructor, like ``beta1`` and ``beta2``.
             schedule: over the triplets of ``model``.
-            **how: ``lora_type``, ``importance_score``, ``tb_writter``, ``tb_writter_loginterval``.
+            **how: ``lora_type``, ``importance_score``, ``allocation`` (where the schedule leaves a
+                choice), ``tb_writter``, ``tb_writter_loginterval``.
 
         Raises:
-            ValueError: as the constructor, or if the schedule is for another number of triplets.
+            ValueError: as the constructor, or if the schedule is for another number of triplets
+                or another allocation.
         """
+        allocation = how.setdefault("allocation", schedule.allocation)
+        if type(schedule) is not schedule_class(allocation):
+            raise ValueError(
+                f"a {type(schedule).__name__} says {schedule.allocation!r}, and allocation is "
+                f"{allocation!r}, which has a {schedule_class(allocation).__name__}"
+            )
         allocator = cls(
             model,
             lora_r=schedule.room,
@@ -162,7 +172,6 @@ class RankAllocator:
             beta1=beta1,
             beta2=beta2,
             target_total_rank=schedule.target_total_rank,
-            allocation=schedule.allocation,
             **how,
         )
         if schedule.room != allocator.total_rank:
@@ -214,7 +223,8 @@ class RankAllocator:
             The budget in triplets, and the score at or below which triplets were pruned (scalar,
             on the model's device), None where nothing was pruned. With ties at the threshold the
             earlier triplets survive. Where ranks grow, it is the score of the first matrix to get
-            none, and None between two allocations.
+            none, and None between two allocations; with ``uniform`` and ``exchange`` that of the
+            first triplet without a place, and with ``random`` a number that was drawn.
 
         Raises:
             ValueError: if the total number of steps was never set.
@@ -231,7 +241,7 @@ class RankAllocator:
             self._skipped += 1 if counted is None else ~counted
         budget = schedule.budget(global_step)
         threshold = self._select(budget) if schedule.masks(global_step) else None
-        self._mask(budget, chosen=threshold is not None)
+        self._mask(schedule.still_grows(global_step), chosen=threshold is not None)
         if self.tb_writter is not None and global_step % self.log_interval == 0:
             self._log(threshold)
         return budget, threshold
@@ -248,7 +258,7 @@ class RankAllocator:
     @torch.no_grad()
     def _select(self, budget: int) -> Tensor | None:
         """Choose the survivors; the threshold, or None where the budget is all triplets."""
-        scores = self.importance.scores()
+        scores = self._rule.judged(self.importance.scores())
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             # Averages may differ in the last bit between processes; one of them decides.
             dist.broadcast(scores, src=0)
@@ -259,11 +269,11 @@ class RankAllocator:
         self.mask_events += 1
         return None if budget == self.total_rank else order.scores[budget]
 
-    def _mask(self, budget: int, *, chosen: bool) -> None:
+    def _mask(self, still_grows: bool, *, chosen: bool) -> None:
         """Mask what did not survive, if that was chosen just now or holds at every step."""
         if not (chosen or self._rule.holds_between):
             return
-        reserved = self._rule.reserved(self._survivors) if budget < self.target_rank else None
+        reserved = self._rule.reserved(self._survivors) if still_grows else None
         mask(self._layers, self._survivors, reserved)
 
     def survivors(self) -> dict[str, Tensor]:
@@ -317,6 +327,8 @@ class RankAllocator:
             "skipped_steps": self.skipped_steps,
             "importance": self.importance.state_dict(),
             "survivors": self.survivors(),
+            # The published method's has nothing more; states of before there were controls neither.
+            **({"rule": rule} if (rule := self._rule.state_dict()) else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -341,6 +353,9 @@ class RankAllocator:
         self.importance.load_state_dict(state["importance"])
         own = self.survivors()
         self._survivors = torch.cat([state["survivors"][name].to(own[name]) for name in own])
+        self._rule.load_state_dict(
+            {name: kept.to(self._survivors.device) for name, kept in state.get("rule", {}).items()}
+        )
         self._skipped.fill_(state["skipped_steps"])
         for name in _COUNTERS:
             setattr(self, name, state[name])

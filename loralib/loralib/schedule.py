@@ -3,7 +3,8 @@
 AdaLoRA (arXiv 2303.10512) §3.3 and appendix A: all of them up to ``init_warmup``, a cubic decay,
 then the target for the last ``final_warmup`` steps. The paper's eq. 14 has a slip of sign; this is
 the published code's form (QingruZhang/AdaLoRA, ``loralib/adalora.py``), with its rounding down.
-``GrowthSchedule`` has the same three phases with a budget that rises evenly in the middle one.
+``GrowthSchedule`` has the same three phases with a budget that rises evenly in the middle one, and
+``ExchangeSchedule`` has one budget for all of them.
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class BudgetSchedule:
             return True
         return step % self.mask_interval == 0
 
+    def still_grows(self, step: int) -> bool:
+        """Whether a matrix may get a triplet that it has not after a step behind ``step``."""
+        return self.budget(step) < self.target_total_rank
+
 
 @dataclass(frozen=True)
 class GrowthSchedule(BudgetSchedule):
@@ -123,6 +128,9 @@ class GrowthSchedule(BudgetSchedule):
                 f"{self.most} (lora_r), and the target of {self.target_total_rank} lies outside: "
                 "change target_rank (or target_total_rank), or raise lora_r"
             )
+        self._check_end()
+
+    def _check_end(self) -> None:
         if self.final_warmup < 2:
             raise ValueError(
                 f"final_warmup is {self.final_warmup}: growing ranks need at least 2 steps at the "
@@ -134,18 +142,60 @@ class GrowthSchedule(BudgetSchedule):
         return self.total_rank + int(span * (1 - left))
 
 
+@dataclass(frozen=True)
+class ExchangeSchedule(GrowthSchedule):
+    """One budget from the first step to the last; triplets change places in the middle phase.
+
+    Raises:
+        ValueError: as ``GrowthSchedule``.
+    """
+
+    allocation: ClassVar[str] = "exchange"
+    phase: ClassVar[str] = "exchange"
+
+    def _check_target(self) -> None:
+        if self.target_total_rank > self.most:
+            raise ValueError(
+                f"the target of {self.target_total_rank} triplets is above the {self.most} that "
+                "the model has room for: lower target_rank (or target_total_rank), or raise lora_r"
+            )
+        self._check_end()
+
+    def masks(self, step: int) -> bool:
+        """Whether triplets change places after ``step``; never in the final phase."""
+        return self.still_grows(step) and super().masks(step)
+
+    def still_grows(self, step: int) -> bool:
+        """Whether a triplet may get a place after a step behind ``step``."""
+        return step <= self.total_step - self.final_warmup
+
+
+def schedule_class(allocation: str) -> type[BudgetSchedule]:
+    """What kind of budget an allocation is given."""
+    kinds: dict[str, type[BudgetSchedule]] = {"grow": GrowthSchedule, "exchange": ExchangeSchedule}
+    return kinds.get(allocation, BudgetSchedule)
+
+
 def make_schedule(allocation: str, *, most: int, matrices: int, **phases: int) -> BudgetSchedule:
-    """The schedule of an allocation: ``prune`` from all triplets, ``grow`` from one per matrix.
+    """The schedule of an allocation: from all triplets, or ``grow`` from one per matrix.
 
     Args:
-        allocation: ``prune`` or ``grow``.
+        allocation: one of ``ALLOCATIONS``.
         most: triplets that the model has room for.
         matrices: number of matrices.
         **phases: the other fields of ``BudgetSchedule``.
 
     Raises:
-        ValueError: as the schedule.
+        ValueError: as the schedule; or if triplets are to change places between more matrices than
+            there are triplets.
     """
     if allocation == "grow":
         return GrowthSchedule(total_rank=matrices, most=most, **phases)
+    if allocation == "exchange":
+        if (target := phases["target_total_rank"]) < matrices:
+            raise ValueError(
+                f"the target of {target} triplets is below one for each of the {matrices} "
+                "matrices, of which every one keeps one: raise target_rank (or target_total_rank)"
+            )
+        return ExchangeSchedule(total_rank=phases["target_total_rank"], most=most, **phases)
     return BudgetSchedule(total_rank=most, **phases)

@@ -22,6 +22,11 @@ VARIANTS: list[dict[str, str]] = [
     {"allocation": "grow"},
     {"allocation": "grow", "importance_score": "sensitivity"},
     {"allocation": "grow", "importance_score": "magnitude"},
+    {"allocation": "exchange"},
+    {"allocation": "uniform"},
+    {"allocation": "random"},
+    {"allocation": "frozen"},
+    {"lora_type": "frd", "allocation": "frozen", "importance_score": "magnitude"},
 ]
 
 
@@ -93,6 +98,7 @@ def test_resuming_a_variant_from_its_state_is_bit_equal(
         ({}, {"importance_score": "sensitivity"}, "score uncertainty there, sensitivity here"),
         ({"importance_score": "magnitude"}, {}, "score magnitude there, uncertainty here"),
         ({}, {"allocation": "grow"}, "allocation prune there, grow here"),
+        ({"allocation": "random"}, {"allocation": "frozen"}, "random there, frozen here"),
         (
             {"importance_score": "sensitivity"},
             {"importance_score": "magnitude"},
@@ -129,10 +135,11 @@ def test_a_state_of_before_the_variants_is_that_of_the_published_method(
     ("change", "message"),
     [
         ({"importance_score": "salience"}, "importance_score is 'salience'; choose uncertainty"),
-        ({"allocation": "shrink"}, "allocation is 'shrink'; choose prune or grow"),
+        ({"allocation": "shrink"}, "allocation is 'shrink'; choose prune, grow, exch"),
         ({"lora_type": "dora"}, "lora_type must be svd or frd, got 'dora'"),
         ({"lora_type": "frd"}, r"needs at least one loralib\.Linear with r > 0"),
         ({"lora_type": "frd", "allocation": "grow"}, "doublets of plain LoRA cannot grow"),
+        ({"lora_type": "frd", "allocation": "exchange"}, "doublets of plain LoRA cannot grow"),
     ],
 )
 def test_an_unknown_variant_is_an_error_that_shows_it(

@@ -46,6 +46,11 @@ VARIANTS = {
     "coefficient 0": Variant("svd", replace(ADALORA, orth_reg_weight=0.0)),
     # IncreLoRA.
     "grown": Variant("svd", GROWN),
+    # Controls, and ElaLoRA.
+    "uniform": Variant("svd", replace(ADALORA, allocation="uniform")),
+    "random": Variant("svd", replace(ADALORA, allocation="random")),
+    "frozen": Variant("svd", replace(ADALORA, allocation="frozen")),
+    "exchanged": Variant("svd", replace(GROWN, allocation="exchange")),
     "grown by sensitivity": Variant("svd", replace(GROWN, importance_score="sensitivity")),
 }
 ALLOCATED = [name for name, variant in VARIANTS.items() if variant.settings.allocate]
@@ -110,7 +115,7 @@ def test_an_allocated_variant_ends_at_its_budget_and_counts_by_formula(
 ) -> None:
     model, adaptation = start(name)
     settings = VARIANTS[name].settings
-    first = 1 if settings.grows else RANK
+    first = {"grow": 1, "exchange": settings.target_rank}.get(settings.allocation, RANK)
     for not_or_just_begun in (AdaLora(model, settings), adaptation):
         assert set(not_or_just_begun.rank_pattern().values()) == {first}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
@@ -187,7 +192,7 @@ def build(make_model: Make, make_arguments: Make, examples: list[Any], tmp_path:
 
 RESUMED = (
     *("magnitude", "pruned LoRA", "LoRA with the regulariser", "fixed-rank SVD"),
-    "grown by sensitivity",
+    *("grown by sensitivity", "exchanged", "random", "frozen"),
 )
 
 
@@ -242,6 +247,7 @@ SVD = [*LORA, "--lora_type", "svd", "--apply_adalora", "--learning_rate", "1e-3"
         (SVD, "AdaLoRA", {}),
         ([*SVD, "--importance_score", "sensitivity"], "AdaLoRA, by sensitivity", {}),
         ([*SVD, "--allocation", "grow"], "AdaLoRA, grown", {"allocation": "grow"}),
+        ([*SVD, "--allocation", "random"], "AdaLoRA, at random", {"allocation": "random"}),
         ([*LORA, "--prune_lora"], "pruned LoRA", {"prune_lora": True, "allocate": True}),
         ([*LORA, "--reg_orth_coef", "0.1"], "LoRA", {"allocate": False}),
     ],
@@ -258,7 +264,7 @@ def test_flags_name_a_variant(words: list[str], name: str, settings: dict[str, A
     ("words", "message"),
     [
         ([*SVD, "--importance_score", "x"], "'x'; choose uncertainty, sensitivity or magnitude"),
-        ([*SVD, "--allocation", "x"], "--allocation is 'x'; choose prune or grow"),
+        ([*SVD, "--allocation", "x"], "--allocation is 'x'; choose prune, grow, exchange"),
         ([*LORA, "--importance_score", "magnitude"], "does nothing without --apply_adalora"),
         ([*LORA, "--allocation", "grow"], "--allocation grow does nothing without"),
         ([*SVD, "--prune_lora"], "--prune_lora needs --apply_lora --lora_type frd"),

@@ -89,10 +89,14 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
                     "least half (QingruZhang/AdaLoRA, issue 19): shorten the warm-ups."
                 )
             if decay < method.mask_interval:
-                phase, change = ("growth", "rises") if settings.grows else ("decay", "falls")
+                happens = {
+                    "decay": "the budget falls at once at its end",
+                    "growth": "the budget rises at once at its end",
+                    "exchange": "hardly anything changes places",
+                }
                 problems.append(
-                    f"The {phase} phase of {decay} steps is shorter than --mask_interval "
-                    f"{method.mask_interval}: the budget {change} at once at its end."
+                    f"The {schedule.phase} phase of {decay} steps is shorter than --mask_interval "
+                    f"{method.mask_interval}: {happens[schedule.phase]}."
                 )
     where = arguments.data.task_name or arguments.data.train_file
     return PlanSummary(

@@ -66,8 +66,11 @@ def facts_table(rows: Sequence[tuple[str, str]]) -> Table:
 
 def _phases(schedule: BudgetSchedule) -> str:
     end = schedule.total_step - schedule.final_warmup
-    grows = schedule.target_total_rank > schedule.total_rank
-    whole, change, done = ("", "rising", "added") if grows else ("all ", "falling", "pruned")
+    whole, change, done = {
+        "decay": ("all ", "falling", "pruned"),
+        "growth": ("", "rising", "added"),
+        "exchange": ("", "as many", "exchanged"),
+    }[schedule.phase]
     return (
         f"{whole}{schedule.total_rank:,} triplets until step {schedule.init_warmup:,}, "
         f"{change} until step {end:,} ({done} every {schedule.mask_interval:,} steps), "

@@ -44,7 +44,7 @@ class RunSummary:
         rank_pattern: kept triplets of each matrix, keyed by the path of its ``lora_E``.
         init_rank: triplets that each matrix began with.
         mask_events: how often the allocator chose triplets.
-        grown_from: triplets at the start, where ranks grew instead of being pruned.
+        grown_from: triplets at the start, where ranks grew or were exchanged, not pruned.
         parameters_initial: adapter parameters as initialised.
         parameters_kept: adapter parameters as finally kept.
         parameters_head: trained parameters of pooler and classifier.
@@ -135,7 +135,8 @@ def run_summary(run: RunSummary) -> Group:
         previous = score.evaluation_set
     before, after = run.init_rank * len(run.rank_pattern), sum(run.rank_pattern.values())
     if run.rank_pattern and run.mask_events and run.grown_from:
-        text = f"grown {run.grown_from:,} -> {after:,} in {run.mask_events:,} allocations"
+        text = f"grown {run.grown_from:,} -> {after:,}" if run.grown_from < after else f"{after:,}"
+        text += f" in {run.mask_events:,} allocations"
         rows.append(("triplets", text))
     elif run.rank_pattern and run.mask_events:
         text = f"pruned {before:,} -> {after:,} in {run.mask_events:,} mask events"

@@ -12,7 +12,7 @@ the original's trainer)::
         optimizer.zero_grad()
     adaptation.finish()
 
-``AdaLoraSettings`` names its variants: other scores, ranks that grow, plain LoRA that is pruned.
+``AdaLoraSettings`` names its variants: other scores, other allocations, plain LoRA that is pruned.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from adalora.errors import UserError
 from adalora.training.allocation_history import AllocationHistory
 from adalora.training.protocol import AdaLoraSettings, AllocationCounts, Losses
 from loralib import Linear, RankAllocator, SVDLinear, compute_frd_orth_regu, orthogonality
+from loralib.selection import make_rule
 
 __all__ = ["AdaLora", "AdaLoraSettings"]
 
@@ -106,6 +107,7 @@ class AdaLora:
             beta2=settings.beta2,
             lora_type=settings.lora_type,
             importance_score=settings.importance_score,
+            allocation=settings.allocation,
             tb_writter=self.writer,
             tb_writter_loginterval=self.log_interval or max(total_steps // RECORDS, 1),
         )
@@ -177,8 +179,15 @@ class AdaLora:
         if self.allocator is not None:
             return self.allocator.get_rank_pattern()
         ranked = self.frd_layers if self.settings.prune_lora else self.svd_layers
+        if not ranked:
+            return {}
+        ranks, target = [layer.r for layer in ranked], self.settings.target(len(ranked))
+        rule = make_rule(self.settings.allocation, ranks, torch.device("cpu"), budget=target)
+        if (first := rule.first()) is not None:
+            ranks = [int(part.sum()) for part in first.split(ranks)]
         paths = {module: path for path, module in self.model.named_modules()}
-        return {f"{paths[layer]}.lora_E": 1 if self.settings.grows else layer.r for layer in ranked}
+        names = [f"{paths[layer]}.lora_E" for layer in ranked]
+        return dict(zip(names, ranks, strict=True))
 
     def counts(self) -> AllocationCounts | None:
         """What the allocator did so far, None before ``begin``; it waits for the device."""

@@ -28,8 +28,9 @@ class AdaLoraSettings:
     With ``allocate=False`` the ranks stay fixed and only the penalty is active.
 
     ``importance_score`` (``uncertainty``, ``sensitivity``, ``magnitude``) says what a triplet is
-    judged by, ``allocation`` whether ranks are pruned (``prune``) or ``grow`` from one up to
-    those of the layers; ``prune_lora`` allocates doublets of plain LoRA layers instead of triplets.
+    judged by, ``allocation`` whether ranks are pruned (``prune``), ``grow`` from one up to those of
+    the layers, ``exchange`` places, or are pruned by a control's rule (``uniform``, ``random``,
+    ``frozen``); ``prune_lora`` allocates doublets of plain LoRA layers instead of triplets.
 
     Raises:
         UserError: if a word is unknown, a beta is not between 0 and 1, or doublets are to grow.
@@ -67,8 +68,13 @@ class AdaLoraSettings:
 
     @property
     def grows(self) -> bool:
-        """Whether ranks start at one and grow."""
-        return self.allocate and self.allocation == "grow"
+        """Whether not all triplets are in use at the start."""
+        return self.allocate and self.allocation in ("grow", "exchange")
+
+    def target(self, matrices: int) -> int:
+        """Triplets at the end, in the whole model."""
+        total = self.target_total_rank
+        return self.target_rank * matrices if total is None else total
 
     def steps(self, total_steps: int) -> tuple[int, int]:
         """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
@@ -89,15 +95,12 @@ class AdaLoraSettings:
                 cannot be reached from the start.
         """
         init_warmup, final_warmup = self.steps(total_steps)
-        mean = self.target_rank * matrices
         try:
             return make_schedule(
                 self.allocation,
                 most=total_rank,
                 matrices=matrices,
-                target_total_rank=mean
-                if self.target_total_rank is None
-                else self.target_total_rank,
+                target_total_rank=self.target(matrices),
                 init_warmup=init_warmup,
                 final_warmup=final_warmup,
                 mask_interval=self.mask_interval,

@@ -145,9 +145,11 @@ def finish(
         parts.writer.close()
     if not parts.is_main:
         return
-    # Where ranks grow, every matrix starts with one triplet.
-    grows = parts.adaptation is not None and parts.adaptation.settings.grows
-    grown_from = len(parts.rank_pattern) if grows else 0
+    grown_from = 0
+    if parts.adaptation is not None and parts.adaptation.settings.grows:
+        # Ranks grow from one triplet per matrix, or are exchanged between matrices.
+        grow = parts.adaptation.settings.allocation == "grow"
+        grown_from = len(parts.rank_pattern) if grow else sum(parts.rank_pattern.values())
     counts = count_parameters(parts.model, parts.rank_pattern or None)
     record = make_record(parts, counts, trained, evaluated, command)
     write_history(parts, evaluated)

@@ -16,6 +16,13 @@ from adalora.training.protocol import AdaLoraSettings
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags, check_needs
 from loralib import SCORES
 
+_ALLOCATED = {
+    "grow": "grown",
+    "exchange": "exchanged",
+    "uniform": "uniform",
+    "random": "at random",
+    "frozen": "frozen",
+}
 _START_NAMES = {"lora": "LoRA's start", "orthogonal": "orthonormal start", "pissa": "PiSSA"}
 LORA_MODULES = "query,key,value,intermediate,layer.output,attention.output"
 
@@ -128,7 +135,10 @@ class MethodArguments:
     allocation: str = flag(
         "prune",
         "`prune`: ranks fall from --lora_r to --target_rank; `grow`: they start at 1 and grow "
-        "to it, to at most --lora_r in one matrix (in the manner of IncreLoRA).",
+        "to it, to at most --lora_r in one matrix (in the manner of IncreLoRA); `exchange`: they "
+        "start at it, and matrices give triplets to others (ElaLoRA). Controls that prune, but "
+        "not where the score says: `uniform` (every matrix as many), `random` (by lot), `frozen` "
+        "(by the scores of the first allocation).",
     )
     target_rank: int = flag(16, "Average rank per matrix at the end.")
     target_total_rank: int | None = flag(
@@ -259,7 +269,7 @@ class MethodArguments:
         if self.apply_lora:
             if self.allocates:
                 name = "pruned LoRA" if self.prune_lora else "AdaLoRA"
-                grown = ", grown" if self.allocation == "grow" else ""
+                grown = "" if self.allocation == "prune" else f", {_ALLOCATED[self.allocation]}"
                 usual = self.importance_score == SCORES[0]
                 parts.append(name + grown + ("" if usual else f", by {self.importance_score}"))
             else:
