@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+from adalora.pretrained.deberta import packing
 from benchmarks.contenders import Step, adalora_step, cast_base, in_turn
 from benchmarks.timing import alternate
 
@@ -15,18 +17,26 @@ def measure(*, layers: int, batches: int) -> dict[str, Any]:
     """Median seconds of a step on batches that were not met before, and on the same ones again."""
     draw = random.Random(0)
     lengths = [[draw.randint(SHORTEST, LONGEST) for _ in range(BATCH)] for _ in range(batches)]
-    steps = {"exact": _sized(layers, recurring=False), "recurring": _sized(layers, recurring=True)}
-    calls = {name: in_turn(step, lengths) for name, step in steps.items()}
+    calls = {
+        name: _sized(in_turn(_step(layers), lengths), recurring=name == "recurring")
+        for name in ("exact", "recurring")
+    }
     result: dict[str, Any] = {"layers": layers, "batches": batches}
     for when in ("new", "again"):
         result[when] = alternate(calls, rounds=batches, warmup=0)
     return result
 
 
-def _sized(layers: int, *, recurring: bool) -> Step:
+def _sized(call: Callable[[], object], *, recurring: bool) -> Callable[[], object]:
+    def sized() -> object:
+        packing.makes_kernels_per_size = lambda device, dtype: recurring
+        return call()
+
+    return sized
+
+
+def _step(layers: int) -> Step:
     step = adalora_step(layers)
     step.bf16 = True
     cast_base(step)
-    encoder: Any = step.model.get_submodule("deberta")
-    encoder._makes_kernels_per_size = lambda device: recurring
     return step

@@ -38,7 +38,7 @@ from adalora.pretrained.deberta.packing import Packing
 __all__ = ["CASES", "DEVICE"]
 
 DEVICE = "accel"
-_WAYS = [("deberta", True), ("deberta", False), ("bert", False)]
+_WAYS = [("deberta", True), ("deberta", False), ("bert", True), ("bert", False)]
 _LOW = [torch.bfloat16, torch.float16, None]
 _EXTRAS: list[dict[str, Any]] = [
     {"accumulation": 2},
@@ -47,7 +47,8 @@ _EXTRAS: list[dict[str, Any]] = [
     {"smoothing": 0.1},
     {"consistency": 1.0},
 ]
-#: Every method by every way and dtype, and the two widest methods with every extra.
+#: Every method by every way and dtype, the two widest methods with every extra, and MPNet, whose
+#: attention has a bias that full fine-tuning trains.
 CASES = {
     str(case): case
     for case in [
@@ -58,6 +59,10 @@ CASES = {
         *(
             replace(Case(method, encoder=encoder, unpadded=unpadded, layers=1), **extra)
             for extra, method, (encoder, unpadded) in product(_EXTRAS, ("svd", "dora"), _WAYS)
+        ),
+        *(
+            Case(method, encoder="mpnet", low=low, layers=1)
+            for method, low in product(("svd", "full"), _LOW)
         ),
     ]
 }
@@ -142,7 +147,7 @@ def _hand_over_the_packing(packing: Packing) -> None:
         return first, last, _there(rows)
 
     host = UnpaddedDebertaV2Model._distances
-    UnpaddedDebertaV2Model._packing = lambda *_: arrived  # type: ignore[method-assign]
+    Packing.for_batch = lambda *_: arrived  # type: ignore[method-assign]
     UnpaddedDebertaV2Model._distances = distances  # type: ignore[method-assign]
 
 
@@ -157,7 +162,7 @@ def _step(case: Case) -> dict[str, Any]:
         packing = Packing.of(inputs["attention_mask"])
     assert packing is not None
     model, adaptation = build(case, prepare=_move)
-    kept = (UnpaddedDebertaV2Model._packing, UnpaddedDebertaV2Model._distances)
+    kept = (Packing.for_batch, UnpaddedDebertaV2Model._distances)
     if case.unpadded:
         _hand_over_the_packing(packing)
     watch = _Watch()
@@ -181,7 +186,7 @@ def _step(case: Case) -> dict[str, Any]:
         places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames[-4:]]
         return {"passed": False, "why": f"{type(error).__name__}: {str(error)[:300]} at {places}"}
     finally:
-        UnpaddedDebertaV2Model._packing, UnpaddedDebertaV2Model._distances = kept  # type: ignore[method-assign]
+        Packing.for_batch, UnpaddedDebertaV2Model._distances = kept  # type: ignore[method-assign]
 
 
 def main(names: list[str]) -> None:

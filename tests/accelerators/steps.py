@@ -13,7 +13,7 @@ import torch
 from tests.models import NO_DROPOUT, deberta_v3_config, tiny_config
 from torch import Tensor, nn
 from transformers import (
-    BertForSequenceClassification,
+    AutoModelForSequenceClassification,
     DebertaV2ForSequenceClassification,
     PreTrainedModel,
 )
@@ -23,7 +23,7 @@ from adalora.adapters.bottleneck import add_bottleneck
 from adalora.adapters.freeze import freeze_base
 from adalora.adapters.lora import add_lora
 from adalora.pretrained.deberta.patch import patch
-from adalora.pretrained.sdpa import use_fast_attention
+from adalora.pretrained.unpadded import unpad_encoder
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.losses import consistency_loss
 
@@ -42,8 +42,8 @@ class Case:
 
     Attributes:
         method: one of ``METHODS``.
-        encoder: ``deberta`` or ``bert``.
-        unpadded: DeBERTa's way on the real tokens only.
+        encoder: ``deberta``, ``bert`` or ``mpnet``.
+        unpadded: on the real tokens only.
         low: dtype of autocast, None for none.
         base_dtype: the frozen base's.
         accumulation: backward passes before the optimizer's step.
@@ -101,13 +101,14 @@ def build(
         config = deberta_v3_config(**sizes, pooler_dropout=0.0)
         model = patch(DebertaV2ForSequenceClassification(config), unpad=case.unpadded)
     else:
-        model = BertForSequenceClassification(tiny_config("bert", **sizes, classifier_dropout=0.0))
-        use_fast_attention(model)
+        config = tiny_config(case.encoder, **sizes, classifier_dropout=0.0)
+        model = AutoModelForSequenceClassification.from_config(config)
+        unpad_encoder(model, unpad=case.unpadded)
     if case.method in ("frd", "svd", "dora"):
         add_lora(
             model,
             lora_type=cast(Any, case.method),
-            targets=TARGETS,
+            targets=("re:.*[.](q|k|v|o|dense)",) if case.encoder == "mpnet" else TARGETS,
             init_rank=4,
             lora_alpha=16,
         )

@@ -12,12 +12,12 @@ from tests.accelerators.cuda_autocast import cuda_autocast
 from tests.accelerators.steps import METHODS, Case, batch, build, training_step
 from torch import Tensor
 
-WAYS = [("deberta", True), ("deberta", False), ("bert", False)]
+WAYS = [("deberta", True), ("deberta", False), ("bert", True), ("bert", False)]
 DTYPES = [torch.bfloat16, torch.float16, None]
 EVERY = [
     Case(method, encoder=encoder, unpadded=unpadded, low=low)
     for method, (encoder, unpadded), low in product(METHODS, WAYS, DTYPES)
-]
+] + [Case(method, encoder="mpnet", low=low) for method, low in product(("svd", "full"), DTYPES)]
 EXTRAS = [
     replace(Case(method, encoder=encoder, unpadded=unpadded, low=low), **extra)
     for extra in (

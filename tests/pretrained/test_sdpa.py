@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import tiny_config
+from tests.models import tiny_classifier, tiny_config
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
 from adalora.glue.load import load_data
 from adalora.pretrained.dropout import FastDropout, keep_mask
 from adalora.pretrained.sdpa import encoder_attention, use_fast_attention
+from adalora.pretrained.unpadded import is_unpadded
 from adalora.training.arguments.parser import parse_arguments
 from adalora.training.build import build_model, data_source
 
@@ -149,25 +150,31 @@ def test_another_choice_of_attention_stands() -> None:
     assert model.config._attn_implementation == "eager"
 
 
-def test_a_run_builds_every_base_model_with_both(tmp_path: Path) -> None:
-    small_bert().save_pretrained(tmp_path / "base")
-    table = tmp_path / "table.tsv"
+def built(kind: str, folder: Path) -> nn.Module:
+    """What a run builds on a small encoder of this kind."""
+    tiny_classifier(kind).save_pretrained(folder / "base")
+    table = folder / "table.tsv"
     table.write_text("sentence\tlabel\nfine\tyes\nbad\tno\n")
-    flags = ["--model_name_or_path", str(tmp_path / "base"), "--root_output_dir", str(tmp_path)]
-    flags += [
-        "--train_file",
-        str(table),
-        "--validation_file",
-        str(table),
-        "--apply_lora",
-        "--lora_r",
-        "2",
-        "--lora_dropout",
-        "0.2",
-    ]
+    flags = ["--model_name_or_path", str(folder / "base"), "--root_output_dir", str(folder)]
+    flags += ["--train_file", str(table), "--validation_file", str(table), "--apply_lora"]
+    flags += ["--lora_r", "2", "--lora_dropout", "0.2", "--lora_module", "intermediate"]
     arguments = parse_arguments(flags, program="adalora train")
-    model = build_model(arguments, load_data(data_source(arguments))).model
+    return build_model(arguments, load_data(data_source(arguments))).model
+
+
+def test_a_run_builds_every_base_model_with_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = built("bert", tmp_path)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert {type(module) for module in dropouts} == {FastDropout}
     assert {module.p for module in dropouts} == {0.1, 0.2}
-    assert model.config._attn_implementation == "adalora_encoder"
+    assert any(map(is_unpadded, model.modules()))
+    assert "computes padding" not in caplog.text
+
+
+def test_a_run_says_that_its_encoder_computes_padding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not any(map(is_unpadded, built("deberta", tmp_path).modules()))
+    assert "base (deberta) computes padding as well" in caplog.text

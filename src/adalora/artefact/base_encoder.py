@@ -29,6 +29,7 @@ from adalora.artefact.description import Description
 from adalora.errors import UserError
 from adalora.pretrained import deberta
 from adalora.pretrained.loading import describe_task
+from adalora.pretrained.unpadded import unpad_encoder
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class BaseEncoder:
         widen_head(model)
         if config.model_type == "deberta-v2":
             deberta.patch(model, position_query_bypass=description.position_query_bypass)
+        else:
+            unpad_encoder(model)
         return model.eval()
 
 

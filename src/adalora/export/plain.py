@@ -22,7 +22,7 @@ from adalora.adapters.kinds import lora_layers
 from adalora.adapters.merge import merged_model
 from adalora.artefact.reader import Artefact
 from adalora.export.verify import input_names, predictor
-from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
+from adalora.pretrained.unpadded import is_unpadded
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
@@ -118,7 +118,7 @@ class _Logits(nn.Module):
 @contextlib.contextmanager
 def _traceable(model: PreTrainedModel, *, merge: bool) -> Iterator[None]:
     """``model`` in the form that is exported; afterwards it is as it was, bit for bit."""
-    unpadded = [m for m in model.modules() if isinstance(m, UnpaddedDebertaV2Model) and m.unpad]
+    unpadded: list[Any] = [module for module in model.modules() if is_unpadded(module)]
     layers = [layer for layer in lora_layers(model).values() if not layer.merged]
     try:
         for encoder in unpadded:

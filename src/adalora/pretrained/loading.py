@@ -27,6 +27,7 @@ from adalora.adapters.head import align_head, class_dimensions, class_names, wid
 from adalora.errors import UserError
 from adalora.pretrained import deberta
 from adalora.pretrained.loading_errors import explain_loading_errors, quiet_transformers
+from adalora.pretrained.unpadded import unpad_encoder
 from adalora.storage.files import listed
 from adalora.validation import check_model_sizes
 
@@ -123,7 +124,7 @@ def load_checkpoint(
         cls_dropout: dropout before the classifier, in [0, 1); None keeps the model's own.
         dtype: type of the encoder's weights in memory; the head is in float32 at least.
         position_query_bypass: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
-        unpad: DeBERTaV3 only, see ``adalora.pretrained.deberta.patch``.
+        unpad: run the encoder on real tokens only, where it is of a kind that can.
         trust_remote_code: run code that comes with the model.
         head_follows: the caller fills the head, so that one of another shape is no news; or names
             of the parameters of it that the caller fills, where the checkpoint must have the rest.
@@ -181,6 +182,8 @@ def load_checkpoint(
             f"--position_query_bypass concerns DeBERTaV3, and {name!r} is {config.model_type!r}; "
             "leave it out."
         )
+    else:
+        unpad_encoder(model, unpad=unpad)
     return Loaded(model, untrained)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import compress
@@ -25,7 +26,7 @@ from adalora.errors import UserError
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
 from adalora.pretrained.loading import load_checkpoint, load_config, load_tokenizer
-from adalora.pretrained.sdpa import use_fast_attention
+from adalora.pretrained.unpadded import is_unpadded
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.inputs import ModelArguments
 from adalora.training.arguments.method import MethodArguments
@@ -33,6 +34,8 @@ from adalora.training.arguments.parser import RunArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.peft_adaptation import PeftAdaLora
 from adalora.training.protocol import Adaptation
+
+logger = logging.getLogger(__name__)
 
 
 def build_tokenizer(arguments: ModelArguments) -> PreTrainedTokenizerBase:
@@ -80,7 +83,12 @@ def build_model(arguments: RunArguments, data: TaskData) -> Built:
     steps = None
     if arguments.training.do_train:
         steps = training_steps(arguments, examples=len(data.splits["train"]))
-    use_fast_attention(model)
+    if arguments.model.unpad and not any(map(is_unpadded, model.modules())):
+        logger.warning(
+            "%s (%s) computes padding as well: on real tokens only run DeBERTaV3 and encoders of "
+            "BERT's kind.",
+            *(arguments.model.model_name_or_path, model.config.model_type),
+        )
     built = adapt(
         model,
         arguments.method,

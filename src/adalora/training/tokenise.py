@@ -24,8 +24,8 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from adalora.glue.load import TaskData
-from adalora.pretrained.deberta.encoder import is_unpadded
 from adalora.pretrained.deberta.packing import PackedMask
+from adalora.pretrained.unpadded import is_unpadded
 from adalora.training.arguments.inputs import DataArguments
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 

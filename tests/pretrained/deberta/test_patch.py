@@ -25,8 +25,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 
 from adalora.adapters.lora import add_lora
 from adalora.errors import UserError
+from adalora.pretrained.deberta import packing
 from adalora.pretrained.deberta.attention import DisentangledAttention
-from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 from adalora.pretrained.deberta.patch import patch
 from adalora.pretrained.deberta.reference import relative_buckets
 
@@ -119,9 +119,7 @@ def test_logits_and_gradients_agree_in_float64(
     changes: dict[str, Any], padding: str, recurring: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What half precision does, where it can be told from rounding.
-    monkeypatch.setattr(
-        UnpaddedDebertaV2Model, "_makes_kernels_per_size", lambda model, device: recurring
-    )
+    monkeypatch.setattr(packing, "makes_kernels_per_size", lambda device, dtype: recurring)
     installed, patched = (model.double() for model in pair(**changes))
     ids = torch.randint(1, 64, (3, 37))
     losses = []

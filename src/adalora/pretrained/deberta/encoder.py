@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Model
 
 from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
-from adalora.pretrained.deberta.packing import PackedMask, Packing
+from adalora.pretrained.deberta.packing import Packing
 from adalora.pretrained.deberta.reference import distance_buckets
 
 
@@ -84,25 +84,7 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             return None
         if self.z_steps > 1 or torch.compiler.is_compiling():
             return None
-        if attention_mask is None:
-            attention_mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        if attention_mask.dim() != 2:
-            return None
-        recurring = self._makes_kernels_per_size(inputs.device)
-        if isinstance(attention_mask, PackedMask) and attention_mask.device == inputs.device:
-            packing = attention_mask.packing
-            # On a CPU it costs nothing to pack again, by sizes that this precision wants.
-            if inputs.device.type != "cpu" or packing is None or packing.recurring == recurring:
-                return packing
-        return Packing.of(attention_mask, recurring=recurring)
-
-    def _makes_kernels_per_size(self, device: torch.device) -> bool:
-        """Whether a product of a new size waits for its kernel, as in half precision on a CPU."""
-        if device.type != "cpu":
-            return False
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
-        return dtype.itemsize == 2
+        return Packing.for_batch(attention_mask, inputs, self.dtype)
 
     def _embed(
         self,
@@ -174,8 +156,3 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             first, last = int(rows[0]), int(rows[-1])
             kept[length, device] = first, last, (rows - first).to(device)
         return kept[length, device]
-
-
-def is_unpadded(module: torch.nn.Module) -> bool:
-    """Whether this is an encoder that runs on the real tokens only."""
-    return isinstance(module, UnpaddedDebertaV2Model) and module.unpad

@@ -49,10 +49,21 @@ class Positions:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """What the layers of an unpadded encoder are given in place of an attention mask."""
+    """What the layers of an unpadded encoder are given in place of an attention mask.
+
+    Attributes:
+        packing: where the tokens are.
+        positions: the tables' row of each distance; None for an encoder without tables.
+        bias: see ``packed_attention``.
+        mask: for an attention over padded positions: True where a query may attend, or what is
+            added to the scores, of which ``bias`` is a part; [batch, 1 or heads, 1 or length,
+            length]. None where attention is over packed ones.
+    """
 
     packing: Packing
-    positions: Positions
+    positions: Positions | None = None
+    bias: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def packed_attention(
@@ -63,9 +74,10 @@ def packed_attention(
     position_query: Tensor | None,
     *,
     groups: tuple[Group, ...],
-    positions: Positions,
+    positions: Positions | None,
     scale: float,
     dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attend within each sequence.
 
@@ -76,15 +88,18 @@ def packed_attention(
         position_key: table KR [heads, 2 · span, d], or None without that term.
         position_query: table QR [heads, 2 · span, d], or None without that term.
         groups: the sequences; each token belongs to one. Rows after all tokens hold none.
-        positions: the tables' row of each distance.
+        positions: the tables' row of each distance; None without tables.
         scale: divisor of the scores.
         dropout: probability of dropping an attention probability.
+        bias: added to the scaled scores, [heads or 1, longest, longest] or larger; None for none.
+            That of one head serves all, and gets no gradient.
 
     Returns:
         [rows, heads, d], in the dtype of ``value``; zero in rows that hold no token.
     """
     tables = [
-        None if table is None else table.to(value.dtype) for table in (position_key, position_query)
+        None if table is None else table.to(value.dtype)
+        for table in (position_key, position_query, bias)
     ]
     query, key = query.to(value.dtype), key.to(value.dtype)
     with torch.autocast(value.device.type, enabled=False):
@@ -103,8 +118,9 @@ class _PackedAttention(torch.autograd.Function):
         value: Tensor,
         position_key: Tensor | None,
         position_query: Tensor | None,
+        bias: Tensor | None,
         groups: tuple[Group, ...],
-        positions: Positions,
+        positions: Positions | None,
         scale: float,
         dropout: float,
     ) -> Tensor:
@@ -113,14 +129,14 @@ class _PackedAttention(torch.autograd.Function):
         trains = any(ctx.needs_input_grad)
         for group in groups:
             q, k, v = (_heads_first(group, x) for x in (query, key, value))
-            index = positions.of(group.length)
-            probabilities = _probabilities(
-                q.div_(scale),
-                k,
-                None if position_key is None else position_key.index_select(1, index.flip(0)),
-                None if position_query is None else position_query.index_select(1, index) / scale,
-                group,
-            )
+            table_key = table_query = None
+            if positions is not None:
+                index = positions.of(group.length)
+                if position_key is not None:
+                    table_key = position_key.index_select(1, index.flip(0))
+                if position_query is not None:
+                    table_query = position_query.index_select(1, index) / scale
+            probabilities = _probabilities(q.div_(scale), k, table_key, table_query, bias, group)
             kept = [probabilities]
             if dropout > 0:
                 kept.append(keep_mask(probabilities, dropout))
@@ -135,7 +151,7 @@ class _PackedAttention(torch.autograd.Function):
         if trains:
             ctx.save_for_backward(query, key, value, position_key, position_query, output, *keep)
             ctx.groups, ctx.positions, ctx.scale = groups, positions, scale
-            ctx.dropout = dropout
+            ctx.dropout, ctx.bias = dropout, None if bias is None else (bias.shape, bias.dtype)
         return output
 
     @staticmethod
@@ -152,16 +168,23 @@ class _PackedAttention(torch.autograd.Function):
         gradients = [_result_like(x, ctx.groups) for x in (query, key, value)]
         d_position_key = _zeros(position_key)
         d_position_query = _zeros(position_query)
+        d_bias = None
+        if ctx.needs_input_grad[5]:
+            shape, dtype = ctx.bias
+            d_bias = value.new_zeros(shape, dtype=_wide(dtype))
         for group in ctx.groups:
             q, k, v, d_out, out = (
                 _heads_first(group, x) for x in (query, key, value, gradient, output)
             )
             if group.absent is not None:
                 d_out.flatten(1, 2).index_fill_(1, group.absent, 0.0)
-            index = ctx.positions.of(group.length)
             d_scores, d_v = _softmax_backward(kept, v, d_out, out, ctx.dropout)
             q.div_(ctx.scale)
             d_q, d_k = d_scores @ k, d_scores.transpose(-1, -2) @ q
+            if d_bias is not None:
+                d_bias[:, : group.length, : group.length] += d_scores.sum(dim=1)
+            if ctx.positions is not None:
+                index = ctx.positions.of(group.length)
             if d_position_key is not None:
                 table = position_key.index_select(1, index.flip(0))
                 d_table = _rows_backward(d_scores, q, table, d_q)
@@ -176,7 +199,9 @@ class _PackedAttention(torch.autograd.Function):
             d_position_key = d_position_key.to(position_key.dtype)
         if d_position_query is not None:
             d_position_query = d_position_query.to(position_query.dtype)
-        return *gradients, d_position_key, d_position_query, None, None, None, None
+        if d_bias is not None:
+            d_bias = d_bias.to(ctx.bias[1])
+        return *gradients, d_position_key, d_position_query, d_bias, None, None, None, None
 
 
 def _result_like(packed: Tensor, groups: tuple[Group, ...]) -> Tensor:
@@ -233,11 +258,18 @@ def _position_term(rows: Tensor, table: Tensor, length: int) -> Tensor:
 
 
 def _probabilities(
-    query: Tensor, key: Tensor, table_key: Tensor | None, table_query: Tensor | None, group: Group
+    query: Tensor,
+    key: Tensor,
+    table_key: Tensor | None,
+    table_query: Tensor | None,
+    bias: Tensor | None,
+    group: Group,
 ) -> Tensor:
     """Softmax of the scores, [heads, count, length, length]; the inputs are scaled."""
     length = group.length
     scores = query @ key.transpose(-1, -2)
+    if bias is not None:
+        scores += bias[:, None, :length, :length]
     for begin, end in _blocks(length):
         if table_key is not None:
             rows = scores[:, :, begin:end]

@@ -1,5 +1,7 @@
 """The real tokens of a batch, one after the other, and which of them attend to one another.
 
+DeBERTa's, and those of every other encoder that computes no padding (``pretrained/unpadded.py``).
+
 A packing is worked out on the host, where lengths can be read without waiting for a device: the
 collator does it (``PackedMask``), and all its index tensors travel with the batch in one buffer.
 """
@@ -122,6 +124,30 @@ class Packing:
         packing = cls(batch, length, rows, filling, longest, tuple(groups), recurring)
         return packing if device.type == "cpu" else packing.with_index(packing.index().to(device))
 
+    @classmethod
+    def for_batch(cls, mask: Tensor | None, inputs: Tensor, dtype: torch.dtype) -> Packing | None:
+        """The packing of a batch for a model: the collator's, or worked out here.
+
+        Args:
+            mask: the attention mask [batch, length]; None for no padding.
+            inputs: [batch, length, ...], on the model's device.
+            dtype: of the model's weights.
+
+        Returns:
+            None where every position has to be computed.
+        """
+        if mask is None:
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        if mask.dim() != 2:
+            return None
+        recurring = makes_kernels_per_size(inputs.device, dtype)
+        if isinstance(mask, PackedMask) and mask.device == inputs.device:
+            # On a CPU it costs nothing to pack again, by sizes that this precision wants.
+            known = mask.packing
+            if inputs.device.type != "cpu" or known is None or known.recurring == recurring:
+                return known
+        return cls.of(mask, recurring=recurring)
+
     def _parts(self) -> list[Tensor | None]:
         """Every index tensor, in one order."""
         tables = ((group.rows, group.real, group.absent) for group in self.groups)
@@ -142,6 +168,16 @@ class Packing:
             for group, (places, real, absent) in zip(self.groups, tables, strict=True)
         )
         return replace(self, rows=index[: sizes[0]], groups=tuple(groups))
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether attention takes the groups in turn, as suits a CPU, or all sequences at once."""
+        return self.rows.device.type == "cpu"
+
+    @property
+    def reach(self) -> int:
+        """Positions per sequence that attention works on, at most."""
+        return self.longest if self.in_groups else self.length
 
     @property
     def tokens(self) -> Tensor:
@@ -208,6 +244,15 @@ class PackedMask(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         # From a worker of the data loader: a plain tensor travels, with its packing.
         return _packed_again, (self.as_subclass(Tensor), self.packing, self.tables)
+
+
+def makes_kernels_per_size(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a product of a new size waits for its kernel, as in half precision on a CPU."""
+    if device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    return dtype.itemsize == 2
 
 
 def _packed_again(mask: Tensor, packing: Packing | None, tables: Tensor | None) -> PackedMask:

@@ -51,8 +51,8 @@ class ModelArguments:
     )
     unpad: bool = flag(
         True,
-        "DeBERTaV3: run the encoder on the real tokens only, which changes no result but by "
-        "rounding; --no_unpad computes padding as well, as transformers does.",
+        "Run the encoder on the real tokens only (DeBERTaV3, BERT and its like), which changes no "
+        "result but by rounding; --no_unpad computes padding as well, as transformers does.",
     )
     preset: str | None = flag(
         None,
