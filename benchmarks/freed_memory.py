@@ -30,7 +30,7 @@ def measure(*, layers: int, rounds: int) -> dict[str, Any]:
 
 
 def _in_this_process(name: str, layers: int) -> None:
-    from adalora.runtime.memory import keep_freed_memory
+    from adalora.runtime.machine import keep_freed_memory
     from benchmarks.contenders import adalora_step, batch_of, cast_base
     from benchmarks.resident import resident_bytes
 

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from adalora.adapters.bottleneck import add_bottleneck
-from adalora.adapters.count import count_parameters
-from adalora.adapters.freeze import freeze_base
+from adalora.adapters.freeze import count_parameters, freeze_base
 from adalora.errors import UserError
 
 TYPES = ("deberta-v2", "deberta", "bert", "roberta", "electra")

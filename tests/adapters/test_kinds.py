@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import loralib
 from adalora.adapters.bottleneck import add_bottleneck
-from adalora.adapters.count import count_parameters
-from adalora.adapters.freeze import freeze_base, trained_parts
+from adalora.adapters.freeze import count_parameters, freeze_base, trained_parts
 from adalora.adapters.head import head_names
 from adalora.adapters.kinds import LORA_KINDS, PARTS, LoRAKind, added_names, kind_of, lora_layers
 from adalora.adapters.lora import add_lora

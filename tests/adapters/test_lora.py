@@ -9,8 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 import loralib
 from adalora.adapters.bottleneck import add_bottleneck
-from adalora.adapters.count import count_parameters
-from adalora.adapters.freeze import freeze_base
+from adalora.adapters.freeze import count_parameters, freeze_base
 from adalora.adapters.lora import add_lora
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from adalora.adapters.bottleneck import add_bottleneck
-from adalora.adapters.count import count_parameters
-from adalora.adapters.freeze import freeze_base
+from adalora.adapters.freeze import count_parameters, freeze_base
 from adalora.adapters.head import is_head, widen_head
 from adalora.adapters.lora import add_lora
 from adalora.artefact.description import Description, read_description

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adalora.adapters.count import count_parameters
-from adalora.adapters.freeze import freeze_base
+from adalora.adapters.freeze import count_parameters, freeze_base
 from adalora.adapters.lora import add_lora
 from adalora.adapters.merge import merge_adapters
 from adalora.artefact.description import Description

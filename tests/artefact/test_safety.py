@@ -19,10 +19,9 @@ from adalora.adapters.bottleneck import add_bottleneck
 from adalora.adapters.freeze import freeze_base
 from adalora.adapters.lora import add_lora
 from adalora.artefact.description import Description
-from adalora.artefact.folder import sole_writer
 from adalora.artefact.reader import load_artefact
 from adalora.artefact.warm_start import load_lora
-from adalora.artefact.writer import save_artefact
+from adalora.artefact.writer import save_artefact, sole_writer
 from adalora.errors import UserError
 from adalora.pretrained.loading import load_tokenizer
 

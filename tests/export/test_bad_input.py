@@ -133,7 +133,7 @@ def test_what_float32_costs_the_run_itself_is_allowed_and_no_more(run, monkeypat
     assert 0 < done.agreement.difference <= done.agreement.allowed < 1e-5
 
 
-def test_an_existing_target_is_replaced_only_with_force_and_only_by_a_complete_one(
+def test_an_existing_target_is_replaced_only_with_overwrite_and_only_by_a_complete_one(
     run, tree, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
@@ -144,22 +144,22 @@ def test_an_existing_target_is_replaced_only_with_force_and_only_by_a_complete_o
     honest = lora.LoraFolder.read
     monkeypatch.setattr(lora.LoraFolder, "read", lambda *_: lambda batch: torch.zeros(1))
     with pytest.raises(UserError, match="Nothing was written"):
-        export_run(run, to="lora", output=out, force=True)
+        export_run(run, to="lora", output=out, overwrite=True)
     assert tree(out) == before
     monkeypatch.setattr(lora.LoraFolder, "read", honest)
-    export_run(run, to="lora", output=out, force=True)
+    export_run(run, to="lora", output=out, overwrite=True)
     assert "config.json" not in tree(out)
     assert "adapter_config.json" in tree(out)
 
 
 @pytest.mark.parametrize("to", ["merged", "loralib"])
-def test_force_replaces_no_folder_of_other_things(run, tree, tmp_path, to):
+def test_overwrite_replaces_no_folder_of_other_things(run, tree, tmp_path, to):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     for target in (mine, run, run / "model", tmp_path):
         with pytest.raises(UserError, match="even with --overwrite"):
-            export_run(run, to=to, output=target, force=True)
+            export_run(run, to=to, output=target, overwrite=True)
     assert (mine / "thesis.txt").read_text() == "years of work"
     assert (run / "model" / "adalora.json").is_file()
 
@@ -171,7 +171,7 @@ def test_the_base_model_is_never_replaced(run, base_of, tmp_path):
             run,
             to="merged",
             output=tmp_path / "base",
-            force=True,
+            overwrite=True,
             base_model=str(tmp_path / "base"),
         )
 

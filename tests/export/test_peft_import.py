@@ -294,11 +294,11 @@ def test_an_earlier_import_is_replaced_on_demand_and_nothing_else_is(adapter_of,
     import_adapter(folder, output=run)
     with pytest.raises(UserError, match="exists already"):
         import_adapter(folder, output=run)
-    import_adapter(folder, output=run, force=True)
+    import_adapter(folder, output=run, overwrite=True)
     (run / "notes.txt").write_text("mine")
     before = tree(run)
     with pytest.raises(UserError, match="does not look like an earlier result"):
-        import_adapter(folder, output=run, force=True)
+        import_adapter(folder, output=run, overwrite=True)
     assert tree(run) == before
     shutil.rmtree(folder)
     with pytest.raises(UserError, match="is no adapter folder"):

@@ -24,7 +24,7 @@ from adalora.inference.texts import Columns, read_rows
 from adalora.pretrained.loading import load_classifier, load_config, load_tokenizer
 from adalora.storage.files import read_json
 from adalora.storage.snapshots import newest_sound, snapshots
-from adalora.terminal.run_summary import RunSummary, Score, run_summary
+from adalora.terminal.summaries import RunSummary, Score, run_summary
 from adalora.training.arguments.parser import parse_arguments
 from adalora.validation import check_inside
 

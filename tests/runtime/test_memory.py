@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from adalora.runtime.memory import available_memory, keep_freed_memory
+from adalora.runtime.machine import available_memory, keep_freed_memory
 
 BLOCKS = 20
 MEBIBYTES = 2 * BLOCKS
 STEP = f"""
 import os, resource
 import torch
-from adalora.runtime.memory import available_memory, keep_freed_memory
+from adalora.runtime.machine import available_memory, keep_freed_memory
 asked = keep_freed_memory(os.environ)
 def resident():
     with open("/proc/self/statm") as file:

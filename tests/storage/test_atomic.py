@@ -28,7 +28,7 @@ def fill(folder: Path, text: str = "new") -> None:
 
 def test_the_result_appears_with_its_parents(tmp_path):
     target = tmp_path / "a" / "b" / "out"
-    with complete_or_absent(target, force=False, replaceable=nothing) as new:
+    with complete_or_absent(target, overwrite=False, replaceable=nothing) as new:
         assert not target.exists()
         fill(new)
     assert (target / "config.json").read_text() == "new"
@@ -37,7 +37,7 @@ def test_the_result_appears_with_its_parents(tmp_path):
 
 def write(target: Path, *, error: BaseException | None = None, **settings) -> None:
     """Write a new folder to ``target``, or fail once it is written."""
-    settings = {"force": False, "replaceable": nothing} | settings
+    settings = {"overwrite": False, "replaceable": nothing} | settings
     with complete_or_absent(target, **settings) as new:
         fill(new)
         if error is not None:
@@ -51,18 +51,18 @@ def test_a_failure_leaves_nothing_not_even_the_parents(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_leaves_the_old_one_with_force(tmp_path):
+def test_a_failure_leaves_the_old_one_with_overwrite(tmp_path):
     fill(tmp_path / "out", "old")
     with pytest.raises(ValueError, match="wrong"):
-        write(tmp_path / "out", error=ValueError("wrong"), force=True, replaceable=anything)
+        write(tmp_path / "out", error=ValueError("wrong"), overwrite=True, replaceable=anything)
     assert (tmp_path / "out" / "config.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_is_there_is_replaced_whole_with_force(tmp_path):
+def test_what_is_there_is_replaced_whole_with_overwrite(tmp_path):
     fill(tmp_path / "out", "old")
     (tmp_path / "out" / "extra").write_text("old")
-    with complete_or_absent(tmp_path / "out", force=True, replaceable=anything) as new:
+    with complete_or_absent(tmp_path / "out", overwrite=True, replaceable=anything) as new:
         fill(new)
         assert (tmp_path / "out" / "extra").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
@@ -71,8 +71,8 @@ def test_what_is_there_is_replaced_whole_with_force(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"force": False, "replaceable": anything}, "exists already.*--overwrite"),
-        ({"force": True, "replaceable": nothing}, "does not look like an earlier result"),
+        ({"overwrite": False, "replaceable": anything}, "exists already.*--overwrite"),
+        ({"overwrite": True, "replaceable": nothing}, "does not look like an earlier result"),
     ],
 )
 def test_what_is_there_stays_otherwise(tmp_path, settings, message):
@@ -86,15 +86,17 @@ def test_what_is_read_from_is_never_replaced(tmp_path):
     (tmp_path / "run" / "model").mkdir(parents=True)
     for target in (tmp_path / "run", tmp_path / "run" / "model", tmp_path):
         with pytest.raises(UserError, match="which this reads from"):
-            write(target, force=True, replaceable=anything, protected=[tmp_path / "run" / "model"])
+            write(
+                target, overwrite=True, replaceable=anything, protected=[tmp_path / "run" / "model"]
+            )
 
 
 def test_of_two_writers_the_first_wins_and_the_second_is_told(tmp_path):
     out = tmp_path / "out"
 
     def race() -> None:
-        with complete_or_absent(out, force=False, replaceable=nothing) as second:
-            with complete_or_absent(out, force=False, replaceable=nothing) as first:
+        with complete_or_absent(out, overwrite=False, replaceable=nothing) as second:
+            with complete_or_absent(out, overwrite=False, replaceable=nothing) as first:
                 fill(first, "first")
             fill(second, "second")
 
@@ -122,7 +124,7 @@ def test_the_old_one_comes_back_if_the_new_one_cannot_take_its_place(tmp_path, m
 
     monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(UserError, match="Input/output error"):
-        write(tmp_path / "out", force=True, replaceable=anything)
+        write(tmp_path / "out", overwrite=True, replaceable=anything)
     assert (tmp_path / "out" / "config.json").read_text() == "old"
 
 
@@ -134,7 +136,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, place):
 
 
 def test_files_get_the_usual_permissions(tmp_path):
-    with complete_or_absent(tmp_path / "out", force=False, replaceable=nothing) as new:
+    with complete_or_absent(tmp_path / "out", overwrite=False, replaceable=nothing) as new:
         fill(new)
         (new / "config.json").chmod(0o600)
     mask = os.umask(0)

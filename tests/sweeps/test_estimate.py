@@ -11,8 +11,8 @@ from rich.console import Console
 
 from adalora.sweeps.cells import Cell, Spec, cells_of
 from adalora.sweeps.display import plan_table
-from adalora.sweeps.estimate import MEASURED_FILE, Estimate, estimate
 from adalora.sweeps.processes import Job
+from adalora.sweeps.runner import MEASURED_FILE, Estimate, estimate
 
 SPEC = Spec(
     name="grid",

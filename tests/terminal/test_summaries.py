@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from adalora.terminal.plan_summary import PlanSummary, budget_curve, plan_summary
-from adalora.terminal.run_summary import RunSummary, Score, rank_table, run_summary
+from adalora.terminal.summaries import (
+    PlanSummary,
+    RunSummary,
+    Score,
+    budget_curve,
+    plan_summary,
+    rank_table,
+    run_summary,
+)
 from loralib.schedule import BudgetSchedule, GrowthSchedule
 
 KINDS = (

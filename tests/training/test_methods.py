@@ -18,7 +18,7 @@ from tests.models import DEBERTA_V3, NO_DROPOUT, tiny_config
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from adalora.adapters.count import count_parameters
+from adalora.adapters.freeze import count_parameters
 from adalora.adapters.head import head_names
 from adalora.adapters.merge import merge_adapters
 from adalora.adapters.peft_method import is_peft

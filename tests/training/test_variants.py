@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import loralib
-from adalora.adapters.count import count_parameters
+from adalora.adapters.freeze import count_parameters
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments.parser import parse_arguments

@@ -6,8 +6,7 @@ of a Trainer.
 """
 
 from adalora.adapters.bottleneck import Bottleneck, add_bottleneck
-from adalora.adapters.count import ParameterCounts, count_parameters
-from adalora.adapters.freeze import freeze_base
+from adalora.adapters.freeze import ParameterCounts, count_parameters, freeze_base
 from adalora.adapters.head import head_names
 from adalora.adapters.lora import add_lora
 from adalora.adapters.targets import find_targets

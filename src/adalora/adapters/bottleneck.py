@@ -35,12 +35,8 @@ class Bottleneck(nn.Module):
     Parameters: ``adapter_A`` [size, width] and ``adapter_B`` [width, size] with biases, named as in
     the original; ``adapter_B`` starts at zero.
 
-    Args:
-        width: size of the last input dimension.
-        size: size of the bottleneck.
-        adapter_type: decides the activation.
-        device: where the parameters are made.
-        dtype: their type, which the input is cast to; the output has the residual's.
+    ``adapter_type`` decides the activation. The input is cast to the parameters' ``dtype``, and the
+    output has the residual's.
     """
 
     def __init__(
@@ -69,11 +65,8 @@ class Bottleneck(nn.Module):
 class OutputWithBottleneck(nn.Module):
     """An output block of a BERT-like layer with a bottleneck adapter in it.
 
-    Holds the block's own modules under their own names, so that every path of the base stays.
-
-    Args:
-        block: has ``dense``, ``dropout`` and ``LayerNorm``.
-        adapter: the bottleneck.
+    Holds the block's own modules (``dense``, ``dropout`` and ``LayerNorm``) under their own names,
+    so that every path of the base stays.
     """
 
     def __init__(self, block: nn.Module, adapter: Bottleneck) -> None:

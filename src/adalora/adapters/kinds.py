@@ -30,18 +30,12 @@ from loralib.base import LinearAdapter
 
 @dataclass(frozen=True)
 class LoRAKind:
-    """A kind of LoRA layer.
+    """A kind of LoRA layer."""
 
-    Attributes:
-        layer: its class.
-        title: what a run with it is called.
-        exports: formats, besides those of any LoRA, that hold its factors.
-        ranked: whether an artefact states the rank of each matrix even where none was pruned.
-    """
-
-    layer: type[LinearAdapter]
-    title: str
-    exports: tuple[str, ...] = ()
+    layer: type[LinearAdapter]  #: its class
+    title: str  #: what a run with it is called
+    exports: tuple[str, ...] = ()  #: formats, besides those of any LoRA, that hold its factors
+    #: whether an artefact states the rank of each matrix even where none was pruned
     ranked: bool = False
 
 
@@ -125,19 +119,14 @@ def _of_peft(model: nn.Module) -> list[str]:
 
 @dataclass(frozen=True)
 class Part:
-    """What may train besides the head.
+    """What may train besides the head."""
 
-    Attributes:
-        title: what it is called in a sentence.
-        parameters: names of its parameters in a model, in model order; none where it is absent.
-        exports: formats that hold it; a kind of LoRA adds its own.
-        added: whether its parameters were added to those of the base.
-    """
-
-    title: str
+    title: str  #: what it is called in a sentence
+    #: names of its parameters in a model, in model order; none where it is absent
     parameters: Callable[[nn.Module], list[str]]
+    #: formats that hold it; a kind of LoRA adds its own
     exports: tuple[str, ...] = ("merged", "onnx")
-    added: bool = False
+    added: bool = False  #: whether its parameters were added to those of the base
 
 
 #: By the name that an artefact's ``trained`` has.

@@ -56,8 +56,7 @@ def merge_adapters(model: nn.Module) -> int:
 def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` with every low-rank update added into its weight; untouched weights are shared.
 
-    Args:
-        model: in float32 or wider, without bottleneck adapters.
+    It is in float32 or wider, without bottleneck adapters.
     """
     state = model.state_dict()
     for path, layer in lora_layers(model).items():

@@ -75,13 +75,17 @@ def copy_exactly(
             f"{source} holds {listed(extra)}, which this model does not train; it was written by "
             "another method or for another model."
         )
-    wrong = [
-        f"{name} ({list(tensors[name].shape)}, expected {list(parameter.shape)})"
-        for name, parameter in parameters.items()
-        if tensors[name].shape != parameter.shape
-    ]
-    if wrong:
+    if wrong := wrong_shapes(tensors, parameters):
         raise UserError(f"{source} holds tensors of another shape: {listed(wrong)}.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+
+
+def wrong_shapes(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> list[str]:
+    """Which tensors have not the shape of the parameter of their name, with both shapes."""
+    return [
+        f"{name} ({list(tensors[name].shape)}, expected {list(parameter.shape)})"
+        for name, parameter in parameters.items()
+        if tensors[name].shape != parameter.shape
+    ]

@@ -8,8 +8,8 @@
 from adalora.adapters.trainable import load_trainable, save_trainable, trainable_state
 from adalora.artefact.base_encoder import BaseEncoder
 from adalora.artefact.description import Description, Origin, read_description
-from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import Artefact, load_artefact
+from adalora.artefact.stored import find_artefact
 from adalora.artefact.warm_start import WarmStart, load_bottleneck, load_lora
 from adalora.artefact.writer import save_artefact
 

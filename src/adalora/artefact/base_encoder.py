@@ -34,19 +34,13 @@ from adalora.pretrained.unpadded import unpad_encoder
 
 @dataclass(frozen=True)
 class BaseEncoder:
-    """The tensors of one encoder, which any number of classifiers may share.
+    """The tensors of one encoder, which any number of classifiers may share."""
 
-    Attributes:
-        config: of the model that they were taken from.
-        parameters: name in the classifier -> parameter; of a merged layer, the base weight.
-        buffers: likewise; what the encoder looks up and nobody trains.
-        prefix: of the encoder inside the classifier, such as ``deberta``.
-    """
-
-    config: PreTrainedConfig
+    config: PreTrainedConfig  #: of the model that they were taken from
+    #: name in the classifier -> parameter; of a merged layer, the base weight
     parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    prefix: str
+    buffers: dict[str, Tensor]  #: likewise; what the encoder looks up and nobody trains
+    prefix: str  #: of the encoder inside the classifier, such as ``deberta``
 
     @classmethod
     def of(cls, model: nn.Module) -> BaseEncoder:
@@ -85,23 +79,15 @@ class BaseEncoder:
         return f"{short} {dtype} {shape} {digest.hexdigest()}\n"
 
     def fingerprint(self, without: Collection[str] = ()) -> str:
-        """``sha256:`` and 64 hexadecimal digits.
-
-        Args:
-            without: names of parameters that an artefact brings itself.
-        """
+        """``sha256:`` and 64 digits, ``without`` the parameters that an artefact brings itself."""
         lines = sorted(line for name, line in self._lines.items() if name not in without)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def check(self, description: Description, held: Collection[str], *, where: str) -> None:
         """Refuse to be the base of an artefact that was trained on other weights.
 
-        Artefacts of before the fingerprint have none, and pass.
-
-        Args:
-            description: of the artefact.
-            held: names of its tensors.
-            where: this encoder is, for the message.
+        Artefacts of before the fingerprint have none, and pass. ``held`` are the names of its
+        tensors; ``where`` says in the message what this encoder is.
 
         Raises:
             UserError: naming both fingerprints.
@@ -118,11 +104,7 @@ class BaseEncoder:
             )
 
     def classifier(self, description: Description) -> PreTrainedModel:
-        """A classifier for the outputs described, on these very tensors; its head holds no values.
-
-        Args:
-            description: of the same architecture.
-        """
+        """A classifier for the outputs described, on these tensors; its head holds no values."""
         config: Any = copy.deepcopy(self.config)
         config.num_labels = description.num_labels
         describe_task(

@@ -60,21 +60,13 @@ class LoRASettings:
 
 @dataclass(frozen=True)
 class Origin:
-    """An artefact or a file that a model's adapters were read from.
+    """An artefact or a file that a model's adapters were read from."""
 
-    Attributes:
-        path: as it was on the machine that read it.
-        sha256: checksum of the file with the adapters.
-        method: what the artefact was trained by; None where only a file was given.
-        task: likewise.
-        created: likewise; ISO 8601, UTC.
-    """
-
-    path: str
-    sha256: str
-    method: str | None = None
-    task: str | None = None
-    created: str | None = None
+    path: str  #: as it was on the machine that read it
+    sha256: str  #: checksum of the file with the adapters
+    method: str | None = None  #: what the artefact was trained by; None where only a file was given
+    task: str | None = None  #: likewise
+    created: str | None = None  #: likewise; ISO 8601, UTC
 
 
 @dataclass(frozen=True)

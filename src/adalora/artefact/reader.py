@@ -20,19 +20,11 @@ from adalora.adapters.freeze import freeze_base
 from adalora.adapters.head import head_names, is_head
 from adalora.adapters.kinds import LORA_KINDS, Method, added_names, lora_layers
 from adalora.adapters.lora import replace_module
+from adalora.adapters.peft_method import load_peft_adapter
 from adalora.adapters.trainable import copy_exactly
 from adalora.artefact.base_encoder import BaseEncoder, set_tensor
 from adalora.artefact.description import Description, LoRASettings
-from adalora.artefact.peft_adapter import load_peft_adapter
-from adalora.artefact.stored import (
-    MODEL_FILE,
-    StoredArtefact,
-    naming,
-    rank_of,
-    read_artefact,
-    shapes,
-    tokenizer_files,
-)
+from adalora.artefact.stored import MODEL_FILE, StoredArtefact, naming, rank_of, read_artefact
 from adalora.errors import UserError
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.storage.files import listed, not_finite
@@ -82,7 +74,7 @@ def load_artefact(
     elif "full" in description.trained:
         model = _load_base(str(stored.folder), description, "main")
         with naming(stored.folder):
-            _check_whole(model, shapes(stored.folder / MODEL_FILE))
+            _check_whole(model, stored.sizes)
     else:
         model = _load_base(base_model, description)
         nn.Module.to(model, device)
@@ -154,12 +146,19 @@ def _check_whole(model: PreTrainedModel, found: Mapping[str, tuple[int, ...]]) -
 
 def _tokenizer(stored: StoredArtefact, sibling: Artefact | None) -> PreTrainedTokenizerBase | None:
     """The artefact's own, the very one of ``sibling`` if its files are the same."""
-    own = tokenizer_files(stored.description)
+    own = _tokenizer_files(stored.description)
     if not own:
         return None
-    if sibling is not None and own == tokenizer_files(sibling.description):
+    if sibling is not None and own == _tokenizer_files(sibling.description):
         return sibling.tokenizer
     return load_tokenizer(str(stored.folder))
+
+
+def _tokenizer_files(description: Description) -> dict[str, str | None]:
+    """Name -> checksum."""
+    return {
+        name: description.checksums.get(name) for name in description.files if "tokenizer" in name
+    }
 
 
 def _restore(model: PreTrainedModel, description: Description, tensors: dict[str, Tensor]) -> None:
@@ -167,9 +166,6 @@ def _restore(model: PreTrainedModel, description: Description, tensors: dict[str
 
     Parameters of the encoder that the artefact holds itself (BitFit's biases) are replaced, never
     written to: the encoder's own may be shared.
-
-    Raises:
-        UserError: if the tensors are not exactly those that the description asks for.
     """
     if description.lora is not None:
         _restore_lora(model, description.lora, description.rank_pattern)

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from adalora.adapters.peft_method import PEFT_FILES
 from adalora.artefact.description import (
     MANIFEST,
     Description,
@@ -21,8 +22,6 @@ from adalora.artefact.description import (
     Origin,
     read_description,
 )
-from adalora.artefact.folder import check_files, find_artefact
-from adalora.artefact.peft_adapter import PEFT_FILES
 from adalora.errors import UserError
 from adalora.storage.files import file_checksum, listed, not_finite, read_tensors
 
@@ -40,17 +39,35 @@ def naming(source: Path) -> Iterator[None]:
         raise UserError(f"{source}: {error}") from error
 
 
+def find_artefact(path: str | Path) -> Path:
+    """The folder that holds the artefact: ``path`` itself, or ``model/`` in the root of a run.
+
+    Raises:
+        UserError: if neither holds a complete one.
+    """
+    root = Path(path).expanduser()
+    for folder in (root, root / "model"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    if not root.exists():
+        raise UserError(f"{root} does not exist; name a run's folder or an artefact.")
+    unfinished = any(root.glob("checkpoint-*")) or any(root.glob("model/checkpoint-*"))
+    hint = " It holds training checkpoints: finish the run first." if unfinished else ""
+    raise UserError(
+        f"{root} holds no complete artefact: {MANIFEST}, which is written last, is missing.{hint}"
+    )
+
+
 @dataclass(frozen=True)
 class StoredArtefact:
-    """A verified artefact, of which no model was built yet.
-
-    ``tensors`` are those of adapter and head by the model's names; none where the model was stored
-    whole (full fine-tuning) or by PEFT, whose own loaders read it.
-    """
+    """A verified artefact, of which no model was built yet."""
 
     folder: Path
     description: Description
+    #: of adapter and head by the model's names; none where the model was stored whole (full
+    #: fine-tuning) or by PEFT, whose own loaders read it
     tensors: dict[str, Tensor]
+    sizes: dict[str, tuple[int, ...]]  #: shapes in the file with the head
 
     def origins(self) -> tuple[Origin, ...]:
         """The lineage of what starts from it: itself, and what it came from."""
@@ -84,7 +101,7 @@ def read_artefact(path: str | Path) -> StoredArtefact:
         _check_outputs(description, sizes, head)
         _check_tensors(description, tensors)
     merged = {name: tensor for found in tensors.values() for name, tensor in found.items()}
-    return StoredArtefact(folder, description, merged)
+    return StoredArtefact(folder, description, merged, sizes)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -108,19 +125,31 @@ def rank_of(settings: LoRASettings, rank_pattern: Mapping[str, int], path: str) 
     return rank_pattern.get(f"{path}.lora_E", settings.init_rank)
 
 
-def tokenizer_files(description: Description) -> dict[str, str | None]:
-    """Name -> checksum of the tokenizer's files."""
-    return {
-        name: description.checksums.get(name) for name in description.files if "tokenizer" in name
-    }
+def check_files(folder: Path, description: Description) -> None:
+    """Compare the files with what the description says of them.
+
+    Raises:
+        UserError: naming the first that is missing, of another size or of other content.
+    """
+    for name, size in description.files.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        state = None
+        if found is None:
+            state = "missing"
+        elif found != size:
+            state = f"{found} bytes long instead of {size}"
+        elif name in description.checksums and file_checksum(path) != description.checksums[name]:
+            state = "not the file that was saved (its SHA-256 is another)"
+        if state is not None:
+            raise UserError(
+                f"The artefact in {folder} is damaged: {name} is {state}. Copy it again, or train "
+                "again."
+            )
 
 
 def _head_file(description: Description) -> str:
-    """The file that holds the head; all that are needed must be described.
-
-    Raises:
-        UserError: if one is not.
-    """
+    """The file that holds the head; all that are needed must be described."""
     needed: tuple[str, ...] = (HEAD_FILE, ADAPTER_FILE)
     if "full" in description.trained:
         needed = (MODEL_FILE, "config.json")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from adalora.adapters.head import align_head, head_names
 from adalora.adapters.kinds import LORA_KINDS, PARTS, lora_layers
+from adalora.adapters.trainable import wrong_shapes
 from adalora.artefact.base_encoder import BaseEncoder
 from adalora.artefact.description import MANIFEST, Description, Origin, read_description
 from adalora.artefact.stored import naming, read_artefact
@@ -35,25 +36,39 @@ _HEAD_BIN = "pytorch_model_head.bin"
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a model was filled with.
+    """What a model was filled with."""
 
-    Attributes:
-        filled: names of its parameters that were filled.
-        origins: where they came from, the nearest first: the lineage of what the model becomes.
-        untrained: what the stored head was trained for, where the model's starts anew instead or
-            lacks rows; None where it was taken whole.
-        has_head: whether a head was stored.
+    filled: tuple[str, ...]  #: names of its parameters that were filled
+    #: where they came from, the nearest first: the lineage of what the model becomes
+    origins: tuple[Origin, ...]
+    #: what the stored head was trained for, where the model's starts anew instead or lacks rows;
+    #: None where it was taken whole
+    untrained: str | None = None
+    has_head: bool = False  #: whether a head was stored
+
+
+@dataclass(frozen=True)
+class StoredAdapters:
+    """What was read, before there is a model: all tensors, and where they came from.
+
+    ``description`` is that of an artefact; files have none.
     """
 
-    filled: tuple[str, ...]
+    source: Path
+    tensors: dict[str, Tensor]
     origins: tuple[Origin, ...]
-    untrained: str | None = None
-    has_head: bool = False
+    description: Description | None = None
+
+    @property
+    def pruned_away(self) -> set[str]:
+        """Paths of the matrices that pruning left nothing of."""
+        ranks = {} if self.description is None else self.description.rank_pattern
+        return {key.removesuffix(".lora_E") for key, rank in ranks.items() if rank == 0}
 
 
 def load_lora(
     model: nn.Module,
-    path: str | Path,
+    path: str | Path | StoredAdapters,
     *,
     labels: Sequence[str] | None = None,
     by_index: bool = False,
@@ -71,7 +86,7 @@ def load_lora(
     Args:
         model: with LoRA layers on it (``add_lora``).
         path: an artefact's folder (or a run's), a ``.safetensors`` file, or a ``.bin`` of the
-            original.
+            original; or what ``read_adapters`` has read of it.
         labels: the model's classes in their order; () for a number; None where they have no names,
             so that shapes alone decide.
         by_index: a head whose classes nobody named has the order of ``labels``, as those of GLUE's
@@ -82,7 +97,7 @@ def load_lora(
             many or too large for the model, hold NaN, or were trained on another base. The model
             is unchanged then.
     """
-    start = _read(Path(path), wanted="lora")
+    start = path if isinstance(path, StoredAdapters) else read_adapters(path, "lora")
     layers = lora_layers(model)
     if not layers:
         raise UserError("The model has no LoRA layers to fill; call adalora.adapters.add_lora.")
@@ -105,7 +120,7 @@ def load_lora(
 
 def load_bottleneck(
     model: nn.Module,
-    path: str | Path,
+    path: str | Path | StoredAdapters,
     *,
     labels: Sequence[str] | None = None,
     by_index: bool = False,
@@ -115,7 +130,7 @@ def load_bottleneck(
     Args:
         model: with bottleneck adapters on it (``add_bottleneck``).
         path: an artefact's folder, a folder of the original (``pytorch_adapter.bin``, and
-            ``pytorch_model_head.bin`` if present), or one file.
+            ``pytorch_model_head.bin`` if present), or one file; or what was read of it.
         labels: as in ``load_lora``.
         by_index: likewise.
 
@@ -123,7 +138,7 @@ def load_bottleneck(
         UserError: if the file cannot be read, or its adapters are not exactly the model's. The
             model is unchanged then.
     """
-    start = _read(Path(path), wanted="bottleneck")
+    start = path if isinstance(path, StoredAdapters) else read_adapters(path, "bottleneck")
     names = PARTS["bottleneck"].parameters(model)
     if not names:
         raise UserError(
@@ -149,26 +164,17 @@ def stored_classes(path: str | Path) -> tuple[str, ...] | None:
     return None
 
 
-# ---- reading ----
+def read_adapters(path: str | Path, wanted: str) -> StoredAdapters:
+    """Read and verify what a run starts from, as far as it can be without a model.
 
+    Args:
+        path: as ``load_lora`` and ``load_bottleneck`` take it.
+        wanted: ``lora`` or ``bottleneck``.
 
-@dataclass(frozen=True)
-class _Start:
-    """What was read: all tensors, their lineage, and the description (of an artefact alone)."""
-
-    source: Path
-    tensors: dict[str, Tensor]
-    origins: tuple[Origin, ...]
-    description: Description | None = None
-
-    @property
-    def pruned_away(self) -> set[str]:
-        """Paths of the matrices that pruning left nothing of."""
-        ranks = {} if self.description is None else self.description.rank_pattern
-        return {key.removesuffix(".lora_E") for key, rank in ranks.items() if rank == 0}
-
-
-def _read(source: Path, *, wanted: str) -> _Start:
+    Raises:
+        UserError: if it cannot be read, is damaged, holds NaN, or an artefact has no such part.
+    """
+    source = Path(path)
     if any((folder / MANIFEST).is_file() for folder in (source, source / "model")):
         stored = read_artefact(source)
         if wanted not in stored.description.trained:
@@ -176,7 +182,7 @@ def _read(source: Path, *, wanted: str) -> _Start:
                 f"The artefact in {source} holds no {wanted} adapters: it was trained by "
                 f"{stored.description.method}."
             )
-        return _Start(source, stored.tensors, stored.origins(), stored.description)
+        return StoredAdapters(source, stored.tensors, stored.origins(), stored.description)
     files = [source]
     if source.is_dir():
         if wanted != "bottleneck" or not (source / _ADAPTER_BIN).is_file():
@@ -191,13 +197,13 @@ def _read(source: Path, *, wanted: str) -> _Start:
     # DistributedDataParallel puts ``module.`` before every name.
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     origin = Origin(path=str(files[0].resolve()), sha256=file_checksum(files[0]))
-    return _Start(source, tensors, (origin,))
+    return StoredAdapters(source, tensors, (origin,))
 
 
 # ---- checking ----
 
 
-def _check_same_base(model: nn.Module, start: _Start) -> None:
+def _check_same_base(model: nn.Module, start: StoredAdapters) -> None:
     """Refuse adapters of another base; one of another number type cannot be compared."""
     description = start.description
     if description is None or description.base_fingerprint is None:
@@ -251,12 +257,7 @@ def _check_bottlenecks(stored: dict[str, Tensor], own: dict[str, nn.Parameter]) 
             f"it does not fit the model's bottleneck adapters: it {problem}. Choose the "
             "adapter_type it was trained with."
         )
-    wrong = [
-        f"{name} ({list(stored[name].shape)}, expected {list(parameter.shape)})"
-        for name, parameter in own.items()
-        if stored[name].shape != parameter.shape
-    ]
-    if wrong:
+    if wrong := wrong_shapes(stored, own):
         raise UserError(f"it holds adapters of another shape: {listed(wrong)}.")
 
 
@@ -299,7 +300,7 @@ def _fit(
 @torch.no_grad()
 def _fill(
     model: nn.Module,
-    start: _Start,
+    start: StoredAdapters,
     values: dict[str, Tensor],
     labels: Sequence[str] | None,
     by_index: bool,

@@ -10,28 +10,36 @@ written aside and renamed, and ``adalora.json`` names them all. Without it there
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adalora.adapters.head import is_head
 from adalora.adapters.kinds import LORA_KINDS, lora_layers
+from adalora.adapters.peft_method import PEFT_FILES, write_peft_adapter
 from adalora.artefact.base_encoder import BaseEncoder
 from adalora.artefact.description import MANIFEST, Description, Origin
-from adalora.artefact.folder import prepared, publish, sole_writer
 from adalora.artefact.model_card import CARD_FILE, is_ours, model_card
-from adalora.artefact.peft_adapter import PEFT_FILES, write_peft_adapter
 from adalora.artefact.stored import ADAPTER_FILE, HEAD_FILE, MODEL_FILE
 from adalora.errors import UserError
+from adalora.storage.atomic import finish, move_files
 from adalora.storage.files import file_checksum, listed, write_json, write_tensors
+from adalora.storage.lock import lock_or_warn
 from loralib.base import LinearAdapter
 
+_ASIDE = ".artefact-"
 # What an artefact of another method would leave behind.
 _OWN_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE, "config.json", *PEFT_FILES)
 
@@ -83,7 +91,7 @@ def save_artefact(
     fingerprint = base_fingerprint
     if fingerprint is None and ADAPTER_FILE in tensors:
         fingerprint = BaseEncoder.of(model).fingerprint(without=tensors[ADAPTER_FILE])
-    with sole_writer(target), prepared(target) as aside:
+    with sole_writer(target), _prepared(target) as aside:
         for file, content in tensors.items():
             write_tensors(aside / file, content)
         if "peft" in description.trained:
@@ -113,8 +121,79 @@ def save_artefact(
             (aside / CARD_FILE).write_text(model_card(complete), encoding="utf-8")
             names.append(CARD_FILE)
         _make_way(target, written, overwrite)
-        publish(aside, target, names)
+        _publish(aside, target, names)
     return complete
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make the folder and hold it against other writers; what a killed one left aside is removed.
+
+    The lock is the system's, on the folder itself, and ends with the process. Where the file system
+    has no locks, two writers at once leave files that do not fit the checksums, which is found on
+    loading.
+
+    Raises:
+        UserError: if it cannot be made, or another process is writing there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Windows opens no folders.
+        descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be made ({_reason(error)}); choose another."
+        ) from error
+    if descriptor is None:
+        yield
+        return
+    try:
+        try:
+            locked = lock_or_warn(descriptor, folder)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process is saving to {folder} at this moment; choose another folder, or "
+                "wait for it."
+            ) from error
+        for left in folder.glob(f"{_ASIDE}*") if locked else ():
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _prepared(folder: Path) -> Iterator[Path]:
+    """A folder inside ``folder`` to write to first; it is gone afterwards, whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as name:
+            yield Path(name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The artefact could not be written to {folder} ({_reason(error)}); what was there is "
+            "as it was. Make room, or choose another folder."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.errno != errno.ENOSPC else "the disk is full"
+    return " ".join(str(error).split())
+
+
+def _publish(aside: Path, folder: Path, files: Sequence[str]) -> None:
+    """Move ``files`` and then the manifest from ``aside`` to ``folder``, on the disk for good.
+
+    Until the manifest is in its place, the folder holds no artefact.
+    """
+    finish(aside / name for name in (*files, MANIFEST))
+    try:
+        move_files(aside, folder, files, last=MANIFEST)
+    except OSError as error:
+        raise UserError(
+            f"Files in {folder} could not be replaced ({_reason(error)}), so it holds no complete "
+            "artefact now; save to another folder."
+        ) from error
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

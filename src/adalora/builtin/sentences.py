@@ -50,27 +50,16 @@ class Draw:
 
 @dataclass(frozen=True)
 class Fact:
-    """Numbers of groups in the lexicon; qualities carry their side (0 or 1), None is unsaid.
+    """Numbers of groups in the lexicon; qualities carry their side (0 or 1), None is unsaid."""
 
-    Attributes:
-        person: who.
-        verb: group of verbs, and which of its two opposite sides.
-        thing: what.
-        quality: of the person.
-        trait: of the thing.
-        place: where.
-        time: when.
-        strange: people and things of another genre (MNLI's mismatched sets).
-    """
-
-    person: int
-    verb: tuple[int, int]
-    thing: int
-    quality: tuple[int, int] | None = None
-    trait: tuple[int, int] | None = None
-    place: int | None = None
-    time: int | None = None
-    strange: bool = False
+    person: int  #: who
+    verb: tuple[int, int]  #: group of verbs, and which of its two opposite sides
+    thing: int  #: what
+    quality: tuple[int, int] | None = None  #: of the person
+    trait: tuple[int, int] | None = None  #: of the thing
+    place: int | None = None  #: where
+    time: int | None = None  #: when
+    strange: bool = False  #: people and things of another genre (MNLI's mismatched sets)
 
     @property
     def persons(self) -> Sequence[tuple[str, ...]]:

@@ -41,7 +41,7 @@ def main(flags: Sequence[str]) -> int:
     arguments = parser.parse_args(flags)
 
     from adalora.artefact.description import read_description
-    from adalora.artefact.folder import find_artefact
+    from adalora.artefact.stored import find_artefact
     from adalora.inference.evaluate import evaluate, evaluation_sets
 
     described = read_description(find_artefact(arguments.run))

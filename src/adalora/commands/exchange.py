@@ -35,7 +35,7 @@ def export_run(flags: Sequence[str]) -> int:
         arguments.run,
         to=arguments.to,
         output=arguments.output,
-        force=arguments.overwrite,
+        overwrite=arguments.overwrite,
         base_model=arguments.base_model,
     )
     agreement = done.agreement
@@ -77,7 +77,7 @@ def import_run(flags: Sequence[str]) -> int:
         output=arguments.output,
         base_model=arguments.base_model,
         labels=labels,
-        force=arguments.overwrite,
+        overwrite=arguments.overwrite,
     )
     description, agreement = done.description, done.agreement
     print(f"Wrote {done.target} ({description.method} on {description.base_model}).")

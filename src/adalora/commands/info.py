@@ -43,7 +43,7 @@ def _show(facts: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from adalora.terminal.run_summary import rank_table
+    from adalora.terminal.summaries import rank_table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -122,7 +122,7 @@ def facts_of(path: str | Path) -> dict[str, Any]:
         UserError: if it is none of them, or what it holds cannot be read.
     """
     from adalora.artefact.description import MANIFEST, read_description
-    from adalora.artefact.folder import find_artefact
+    from adalora.artefact.stored import find_artefact
 
     folder = Path(path).expanduser()
     if (folder / _STATE).is_file() and (folder / _TRAINABLE).is_file():
@@ -153,8 +153,7 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def _artefact(source: Path, description: Description) -> dict[str, Any]:
-    from adalora.artefact.folder import check_files
-    from adalora.artefact.stored import ADAPTER_FILE, shapes
+    from adalora.artefact.stored import ADAPTER_FILE, check_files, shapes
 
     try:
         check_files(source, description)

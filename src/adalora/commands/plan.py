@@ -9,7 +9,7 @@ from adalora.commands.train import show_help
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
-    from adalora.terminal.plan_summary import PlanSummary
+    from adalora.terminal.summaries import PlanSummary
     from adalora.training.arguments.parser import RunArguments
 
 
@@ -20,7 +20,7 @@ def main(flags: Sequence[str]) -> int:
     from rich.console import Console
 
     from adalora.commands.flags import require_our_loralib
-    from adalora.terminal.plan_summary import plan_summary
+    from adalora.terminal.summaries import plan_summary
 
     require_our_loralib()
     from adalora.training.arguments.parser import parse_arguments
@@ -39,10 +39,10 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from adalora.adapters.count import count_parameters
+    from adalora.adapters.freeze import count_parameters
     from adalora.glue.load import load_data
     from adalora.pretrained.loading import load_config
-    from adalora.terminal.plan_summary import PlanSummary
+    from adalora.terminal.summaries import PlanSummary
     from adalora.training.adaptation import AdaLora
     from adalora.training.build import adapt, count_steps, data_source
 

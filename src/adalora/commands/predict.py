@@ -87,7 +87,7 @@ def main(flags: Sequence[str]) -> int:
 
 def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
     from adalora.artefact.description import read_description
-    from adalora.artefact.folder import find_artefact
+    from adalora.artefact.stored import find_artefact
     from adalora.inference.classifier import text_columns
     from adalora.inference.output import writer
     from adalora.inference.texts import Columns, format_of, read_rows

@@ -146,7 +146,7 @@ def _dry_run(
 ) -> int:
     from adalora.results.words import duration
     from adalora.sweeps.display import plan_table
-    from adalora.sweeps.estimate import estimate
+    from adalora.sweeps.runner import estimate
 
     console.print(_title(spec, cells), style="bold", markup=False, highlight=False)
     if arguments.no_estimate:

@@ -15,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 
 from adalora.adapters.kinds import LORA_KINDS, PARTS
 from adalora.artefact.description import MANIFEST, Description, read_description
-from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import Artefact, load_artefact
+from adalora.artefact.stored import find_artefact
 from adalora.errors import UserError
 from adalora.export.formats import FORMATS, find_format
 from adalora.export.verify import Agreement, measure, random_batches
@@ -44,7 +44,7 @@ def export_run(
     *,
     to: str,
     output: str | Path,
-    force: bool = False,
+    overwrite: bool = False,
     base_model: str | None = None,
 ) -> Export:
     """Write a trained run in another format, checked before it gets its name.
@@ -53,7 +53,7 @@ def export_run(
         run: root folder of a run, or an artefact's folder.
         to: a name of ``FORMATS``.
         output: the folder (or file) to make.
-        force: replace an earlier export that is there, once the new one is complete.
+        overwrite: replace an earlier export that is there, once the new one is complete.
         base_model: hub id or folder of the base, if it is elsewhere than it was.
 
     Raises:
@@ -76,7 +76,9 @@ def export_run(
 
     with (
         quietly(),
-        complete_or_absent(target, force=force, replaceable=replaceable, protected=reads) as new,
+        complete_or_absent(
+            target, overwrite=overwrite, replaceable=replaceable, protected=reads
+        ) as new,
     ):
         artefact = load_source(folder, base_model=base_model)
         batches = random_batches(artefact.model, max_length=artefact.description.max_seq_length)

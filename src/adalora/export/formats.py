@@ -93,7 +93,7 @@ FORMATS = {
     ),
     "loralib": Format(
         "the original AdaLoRA code's state dictionary, one .bin file",
-        "adalora.export.loralib:StateDict",
+        "adalora.export.low_rank:StateDict",
         is_folder=False,
     ),
 }

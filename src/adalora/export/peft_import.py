@@ -55,7 +55,7 @@ def import_adapter(
     output: str | Path,
     base_model: str | None = None,
     labels: Sequence[str] | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> Import:
     """Write the run that a LoRA or AdaLoRA adapter of PEFT amounts to.
 
@@ -64,7 +64,7 @@ def import_adapter(
         output: root folder of the run, with ``model/`` in it; ``model/`` holds the artefact.
         base_model: hub id or folder of the base; None for the one that the adapter names.
         labels: names of the classes, which PEFT does not keep.
-        force: replace an earlier import that is there, once the new one is complete.
+        overwrite: replace an earlier import that is there, once the new one is complete.
 
     Raises:
         UserError: if the adapter cannot be read or is none that can be imported, its base lacks
@@ -78,7 +78,9 @@ def import_adapter(
 
     with (
         quietly(),
-        complete_or_absent(target, force=force, replaceable=replaceable, protected=[folder]) as new,
+        complete_or_absent(
+            target, overwrite=overwrite, replaceable=replaceable, protected=[folder]
+        ) as new,
     ):
         adapter = read_adapter(folder)
         base = base_model or adapter.base_model

@@ -153,11 +153,7 @@ def _fields(artefact: Artefact) -> dict[str, Any]:
 def _write(
     artefact: Artefact, target: Path, config: PeftConfig, factors: Mapping[str, Tensor]
 ) -> None:
-    """Write configuration, ``factors`` by PEFT's names below the prefix, head and tokenizer.
-
-    Raises:
-        UserError: if a tensor holds NaN or infinity.
-    """
+    """Write configuration, ``factors`` by PEFT's names below the prefix, head and tokenizer."""
     config.save_pretrained(str(target))
     values = read_json(target / CONFIG_FILE)
     # PEFT writes a set, whose order differs from run to run.

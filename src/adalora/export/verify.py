@@ -41,9 +41,7 @@ def input_names(model: PreTrainedModel) -> list[str]:
 def random_batches(model: PreTrainedModel, *, max_length: int | None) -> list[dict[str, Tensor]]:
     """Five batches of random tokens of different shapes, from one token to ``max_length``.
 
-    Args:
-        model: gives vocabulary and inputs.
-        max_length: tokens of the longest batch, 128 for None; the model's own limit holds too.
+    That is 128 for None, and the model's own limit holds too.
 
     Returns:
         Batches of int64 [batch, length] by input name; the rows of each end in paddings of
@@ -94,12 +92,7 @@ def measure(
     float32 costs the run itself, which in a deep model can be more: two ways to the same number
     differ by so much without either being wrong.
 
-    Args:
-        run: the trained model; the same afterwards.
-        other: what is to compute the same.
-        batches: inputs of both.
-        tolerance: the difference that needs no excuse.
-        what: names ``other`` in the message.
+    ``run`` is the same afterwards; ``what`` names ``other`` in the message.
 
     Raises:
         UserError: if they differ by more, or a logit is no finite number.

@@ -18,8 +18,8 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from adalora.adapters.merge import merge_adapters
 from adalora.artefact.description import Description
-from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import Artefact, load_artefact
+from adalora.artefact.stored import find_artefact
 from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
 from adalora.pretrained.loading import load_tokenizer

@@ -52,22 +52,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of table 1 on one task (or the released script's settings).
+    """One row of table 1 on one task (or the released script's settings)."""
 
-    Attributes:
-        name: ``TASK/METHOD``.
-        title: the method in words.
-        task: its name.
-        paper_row: (method, parameters) of ``adalora.tables.paper``'s table 1; None where the table
-            has no such row.
-        settings: flag -> value and source, in the order to show.
-    """
-
-    name: str
-    title: str
-    task: str
+    name: str  #: ``TASK/METHOD``
+    title: str  #: the method in words
+    task: str  #: its name
+    #: (method, parameters) of ``adalora.tables.paper``'s table 1; None where the table has no such
+    #: row
     paper_row: tuple[str, str] | None
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, Setting]  #: flag -> value and source, in the order to show
 
 
 def tasks() -> tuple[str, ...]:

@@ -8,16 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adalora.report.drawing import (
-    MUTED,
-    Picture,
-    draw,
-    log_scale,
-    new_figure,
-    pens,
-    steps_axis,
-    thinned,
-)
+from adalora.report.drawing import MUTED, Plan, log_scale, new_figure, pens, steps_axis, thinned
 from adalora.results.history import History, Point
 
 _NOT_METRICS = ("loss", "runtime", "samples", "samples_per_second", "steps_per_second")
@@ -26,41 +17,34 @@ _MANY = 40
 
 
 def curve_pictures(
-    history: History, main_metric: str | None, majority: float | None, *, prefix: str, png: bool
-) -> Iterator[Picture]:
-    """Those pictures that the run has something for.
+    history: History, main_metric: str | None, majority: float | None
+) -> Iterator[Plan]:
+    """What is drawn of a run: those pictures that it has something for.
 
-    Args:
-        history: of the run.
-        main_metric: the one that ``majority`` belongs to.
-        majority: what always answering the most frequent class gives.
-        prefix: of the pictures' names.
-        png: also in pixels.
+    ``majority`` is the ``main_metric`` of always answering the most frequent class.
     """
     training, evaluation = history.series("loss"), history.series("eval_loss")
     penalty = [point for point in history.series("orth_penalty") if point[1] > 0]
     if len(training) > 1:
-        yield draw(
-            f"{prefix}loss",
+        yield (
+            "loss",
             "Loss",
             "Loss of the task on the training batches"
             + (" and on the evaluation set" if evaluation else "")
             + ("; below, the orthogonality penalty, which is not part of it" if penalty else "")
             + ".",
             lambda: _losses(training, evaluation, penalty),
-            png=png,
         )
     metrics = {name: history.series(f"eval_{name}") for name in _metric_names(history)}
     metrics = {name: points for name, points in metrics.items() if points}
     if any(len(points) > 1 for points in metrics.values()):
-        yield draw(
-            f"{prefix}metrics",
+        yield (
+            "metrics",
             "Metrics",
             "Metrics on the evaluation set during training"
             + ("" if majority is None else "; dashed, the most frequent answer alone")
             + ".",
             lambda: _metrics(metrics, main_metric, majority),
-            png=png,
         )
 
 

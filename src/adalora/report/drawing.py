@@ -64,23 +64,19 @@ _STYLE: dict[Any, Any] = {
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
+#: A picture to be drawn: the first four arguments of ``draw``.
+Plan = tuple[str, str, str, Callable[[], Figure]]
+
+
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture.
+    """A finished picture."""
 
-    Attributes:
-        name: stem of its files.
-        title: heading.
-        description: for the caption, and for those who cannot see it.
-        svg: an ``<svg>`` element whose ids begin with ``name``, for a page or a file of its own.
-        png: the same in pixels; empty where only the element was asked for.
-    """
-
-    name: str
-    title: str
-    description: str
-    svg: str
-    png: bytes
+    name: str  #: stem of its files
+    title: str  #: heading
+    description: str  #: for the caption, and for those who cannot see it
+    svg: str  #: an ``<svg>`` element whose ids begin with ``name``, for a page or a file of its own
+    png: bytes  #: the same in pixels; empty where only the element was asked for
 
 
 @dataclass(frozen=True)
@@ -119,9 +115,6 @@ def draw(
 
     Args:
         name: unique among the pictures of a page; letters, digits, ``-`` and ``_``.
-        title: heading.
-        description: what the picture shows, in a sentence or two.
-        paint: makes the figure.
         png: also as pixels, 200 to the inch.
     """
     with _style(name):
@@ -167,11 +160,8 @@ def steps_axis(axes: Axes) -> None:
 def log_scale(axes: Axes, which: str, values: Sequence[float], *, powers: bool = False) -> None:
     """A logarithmic axis where the positive ``values`` span enough, with marks that fit on it.
 
-    Args:
-        axes: a drawing.
-        which: "x" or "y".
-        values: what is drawn along it.
-        powers: label 10⁻³ instead of 0.001 where there is room for whole powers only.
+    ``which`` is "x" or "y"; with ``powers`` a mark is 10⁻³ instead of 0.001 where there is room for
+    whole powers only.
     """
     axis = axes.xaxis if which == "x" else axes.yaxis
     positive = [value for value in values if value > 0]

@@ -21,15 +21,14 @@ from markupsafe import Markup
 from adalora.errors import UserError
 from adalora.report import facts
 from adalora.report.curve_pictures import curve_pictures
-from adalora.report.drawing import Picture
+from adalora.report.drawing import Picture, draw
 from adalora.report.rank_pictures import rank_pictures
 from adalora.report.sweep_pictures import sweep_pictures
 from adalora.results.columns import task_order, task_title
 from adalora.results.history import History, Traces, read_traces
-from adalora.results.places import arrange
 from adalora.results.scores import summarise
 from adalora.results.sources import Run, Sweep
-from adalora.results.words import duration, enumerate_words, plural, span
+from adalora.results.words import duration, enumerate_words, plural, rank_grid, span
 from adalora.storage.atomic import atomic_write
 
 
@@ -106,9 +105,13 @@ def _run_pictures(run: Run, history: History, *, prefix: str, png: bool) -> list
     # What the Trainer evaluates during training is the first set.
     first = next(iter(record.scores.values()), None)
     main, majority = (None, None) if first is None else (first["main"], first["majority"])
+    plans = [
+        *rank_pictures(record.rank_pattern, record.init_rank, history),
+        *curve_pictures(history, main, majority),
+    ]
     return [
-        *rank_pictures(record.rank_pattern, record.init_rank, history, prefix=prefix, png=png),
-        *curve_pictures(history, main, majority, prefix=prefix, png=png),
+        draw(prefix + name, title, description, paint, png=png)
+        for name, title, description, paint in plans
     ]
 
 
@@ -128,22 +131,10 @@ def _run_view(run: Run, traces: Traces, pictures: Sequence[Picture]) -> dict[str
         "warnings": record.warnings,
         "notes": traces.notes,
         "confusions": traces.confusions,
-        "ranks": _rank_rows(run),
+        # As a table, for those who cannot see the picture or want the numbers.
+        "ranks": rank_grid(record.rank_pattern) if record.rank_pattern else None,
         "pictures": pictures,
     }
-
-
-def _rank_rows(run: Run) -> dict[str, Any] | None:
-    """The final ranks as a table, for those who cannot see the picture or want the numbers."""
-    pattern = run.record.rank_pattern
-    if not pattern:
-        return None
-    places = arrange(pattern)
-    kinds = list(dict.fromkeys(place.kind for place in places.values()))
-    layers: dict[str, dict[str, int]] = {}
-    for path, rank in pattern.items():
-        layers.setdefault(places[path].layer, {})[places[path].kind] = rank
-    return {"kinds": kinds, "layers": layers}
 
 
 def _template(name: str, **values: Any) -> str:

@@ -12,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from adalora.report.drawing import (
     INK,
     MUTED,
-    Picture,
-    draw,
+    Plan,
     log_scale,
     new_figure,
     pens,
@@ -21,59 +20,49 @@ from adalora.report.drawing import (
     thinned,
 )
 from adalora.results.history import Allocation, History
-from adalora.results.places import arrange
-from adalora.results.words import compact, plural
+from adalora.results.words import arrange, compact, plural, rank_grid
 
 # Light to dark, so that a print without colours reads the same.
 _SHADES = "Blues"
 
 
 def rank_pictures(
-    rank_pattern: Mapping[str, int], init_rank: int, history: History, *, prefix: str, png: bool
-) -> Iterator[Picture]:
-    """Those pictures that the run has something for.
+    rank_pattern: Mapping[str, int], init_rank: int, history: History
+) -> Iterator[Plan]:
+    """What is drawn of a run: those pictures that it has something for.
 
-    Args:
-        rank_pattern: triplets kept per matrix; empty for a method without ranks.
-        init_rank: triplets that each matrix began with.
-        history: of the run.
-        prefix: of the pictures' names.
-        png: also in pixels.
+    Each matrix began with ``init_rank`` triplets; a method without ranks has no ``rank_pattern``.
     """
     if rank_pattern:
-        yield draw(
-            f"{prefix}ranks",
+        yield (
+            "ranks",
             "Final ranks",
             f"Triplets kept in each matrix of the {init_rank} it began with: a row is a layer, a "
             f"column a kind of matrix; the darker, the more. {sum(rank_pattern.values()):,} of "
             f"{init_rank * len(rank_pattern):,} triplets are left. The paper's Figure 3.",
             lambda: _heat_map(rank_pattern, init_rank),
-            png=png,
         )
     allocations = thinned(_from_the_start(history.allocations, init_rank))
     if len(allocations) > 1:
-        yield draw(
-            f"{prefix}ranks-by-kind",
+        yield (
+            "ranks-by-kind",
             "Ranks over time, by kind of matrix",
             "Mean number of triplets that a matrix of each kind had after each pruning.",
             lambda: _by_kind(allocations),
-            png=png,
         )
-        yield draw(
-            f"{prefix}ranks-by-layer",
+        yield (
+            "ranks-by-layer",
             "Ranks over time, by layer",
             "Triplets that each layer had after each pruning: steps to the right, a row a layer; "
             "the darker, the more.",
             lambda: _by_layer(allocations),
-            png=png,
         )
-        yield draw(
-            f"{prefix}budget",
+        yield (
+            "budget",
             "Budget and threshold",
             f"Above, the triplets allowed in the whole model, from {allocations[0].budget:,} to "
             f"{allocations[-1].budget:,}. Below, the score at or under which triplets were pruned.",
             lambda: _budget(allocations),
-            png=png,
         )
     scores = {
         name: usable
@@ -82,14 +71,13 @@ def rank_pictures(
     }
     if scores:
         kept = sum(rank_pattern.values()) if rank_pattern else 0
-        yield draw(
-            f"{prefix}importance",
+        yield (
+            "importance",
             "Importance of the triplets at the end",
             "Scores of all triplets from the most to the least important. Those left of the line "
             f"fit into the final budget of {plural(kept, 'triplet')}. In the final phase the "
             "scores stand still.",
             lambda: _importance(scores, kept),
-            png=png,
         )
 
 
@@ -108,12 +96,10 @@ def _short(kind: str) -> str:
 
 
 def _heat_map(rank_pattern: Mapping[str, int], init_rank: int) -> Figure:
-    places = arrange(rank_pattern)
-    layers = list(dict.fromkeys(place.layer for place in places.values()))
-    kinds = list(dict.fromkeys(place.kind for place in places.values()))
-    grid = np.full((len(layers), len(kinds)), np.nan)
-    for path, rank in rank_pattern.items():
-        grid[layers.index(places[path].layer), kinds.index(places[path].kind)] = rank
+    kinds, layers = rank_grid(rank_pattern)
+    grid = np.array(
+        [[ranks.get(kind, np.nan) for kind in kinds] for ranks in layers.values()], dtype=float
+    )
     figure = new_figure(1.0 + 0.24 * max(len(layers), 4))
     axes = figure.add_subplot()
     top = max(init_rank, 1)
@@ -125,7 +111,7 @@ def _heat_map(rank_pattern: Mapping[str, int], init_rank: int) -> Figure:
     axes.grid(False)
     axes.invert_yaxis()
     axes.set_xticks(np.arange(len(kinds)) + 0.5, [_short(kind) for kind in kinds], fontsize=7.5)
-    axes.set_yticks(np.arange(len(layers)) + 0.5, layers)
+    axes.set_yticks(np.arange(len(layers)) + 0.5, list(layers))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_ylabel("layer")

@@ -27,23 +27,14 @@ from adalora.results.words import compact
 
 @dataclass(frozen=True)
 class Point:
-    """A method in one column.
+    """A method in one column."""
 
-    Attributes:
-        label: its name.
-        pen: the same in every picture of the sweep.
-        final: trained parameters that it keeps.
-        initial: those that it began with.
-        score: mean over the seeds, in percent.
-        deviation: over the seeds; None where there is one.
-    """
-
-    label: str
-    pen: Pen
-    final: float
-    initial: float
-    score: float
-    deviation: float | None = None
+    label: str  #: its name
+    pen: Pen  #: the same in every picture of the sweep
+    final: float  #: trained parameters that it keeps
+    initial: float  #: those that it began with
+    score: float  #: mean over the seeds, in percent
+    deviation: float | None = None  #: over the seeds; None where there is one
 
 
 def sweep_pictures(table: ScoreTable) -> Iterator[Picture]:
@@ -134,11 +125,8 @@ def score_against_parameters(
     """The picture of one column.
 
     Args:
-        points: the methods.
         limits: lowest and highest score of the main part.
         baseline: score of the most frequent answer, drawn where it lies between them.
-        x_label: of the parameters.
-        y_label: of the scores.
     """
     low, high = limits
     over = [one for one in points if one.score > high]

@@ -25,30 +25,21 @@ _ORDER = ("mnli", "sst2", "cola", "qqp", "qnli", "rte", "mrpc", "stsb", "wnli", 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of a task.
+    """One figure of a task."""
 
-    Attributes:
-        task: as ``--task_name`` has it; the sweep's name for the user's own data, or their file's.
-        title: heading of the column.
-        split: the evaluation set.
-        metrics: of the record; where there are several, their mean is shown.
-        bootstrap: the key of ``bootstrap.METRICS``.
-        majority: percent that always answering the most frequent class gives; None where unknown.
-    """
-
+    #: as ``--task_name`` has it; the sweep's name for the user's own data, or their file's
     task: str
-    title: str
-    split: str
-    metrics: tuple[str, ...]
-    bootstrap: str
+    title: str  #: heading of the column
+    split: str  #: the evaluation set
+    metrics: tuple[str, ...]  #: of the record; where there are several, their mean is shown
+    bootstrap: str  #: the key of ``bootstrap.METRICS``
+    #: percent that always answering the most frequent class gives; None where unknown
     majority: float | None = None
 
     def value(self, scores: Mapping[str, Any], epoch: str) -> float | None:
         """The figure in percent from a record's ``scores``.
 
-        Args:
-            scores: by evaluation set.
-            epoch: ``last`` or ``best``, or ``saved`` for the model that the run left.
+        ``epoch`` is ``last`` or ``best``, or ``saved`` for the model that the run left.
         """
         found = (scores.get(self.split) or {}).get(epoch)
         if found is None or any(found.get(name) is None for name in self.metrics):
@@ -80,7 +71,6 @@ def columns_of(
     """The columns of a task, the first being the one that later papers use.
 
     Args:
-        task: its name.
         scores: those of a record, which have the metric of the user's own data and the baselines.
         own_data: whether it is the user's own, whatever its name.
     """

@@ -65,23 +65,17 @@ class _NoPredictionsError(UserError):
 
 @dataclass(frozen=True)
 class Differences:
-    """Every row against ``baseline``.
-
-    Attributes:
-        baseline: index of its row.
-        cells: (index of the row, title of the column) -> difference.
-        averages: (index of the row, convention) -> difference of the average over ``averaged``.
-        averaged: the tasks for which every row has a difference.
-        missing: why a cell is empty, one sentence each.
-    """
+    """Every row against ``baseline``."""
 
     rows: Sequence[Row]
-    baseline: int
+    baseline: int  #: index of its row
     columns: Mapping[str, tuple[Column, ...]]
+    #: (index of the row, title of the column) -> difference
     cells: Mapping[tuple[int, str], Difference]
+    #: (index of the row, convention) -> difference of the average over ``averaged``
     averages: Mapping[tuple[int, str], Difference]
-    averaged: tuple[str, ...]
-    missing: tuple[str, ...]
+    averaged: tuple[str, ...]  #: the tasks for which every row has a difference
+    missing: tuple[str, ...]  #: why a cell is empty, one sentence each
 
 
 def find_row(rows: Sequence[Row], wanted: str) -> int:
@@ -109,10 +103,8 @@ def differences(
 ) -> Differences:
     """Compare every row of one base model with row ``baseline``.
 
-    Args:
-        level: of the intervals, such as 0.95.
-        resamples: bootstrap replicates.
-        seed: of the draws of examples; the same draws serve every row.
+    ``level`` is that of the intervals, such as 0.95. ``resamples`` draws of examples are made from
+    ``seed``; the same draws serve every row.
     """
     columns = table_columns(rows)
     found: dict[tuple[int, str], _Part] = {}
@@ -197,11 +189,7 @@ def _difference(parts: Sequence[_Part], level: float) -> Difference:
 
 
 def _pairs(read: _Reader, row: Row, baseline: Row, column: Column) -> tuple[Any, ...]:
-    """The seeds that both rows have, labels [n], and predictions [seeds, n] of both.
-
-    Raises:
-        UserError: if they have no seed in common, or a file is missing or does not fit.
-    """
+    """The seeds that both rows have, labels [n], and predictions [seeds, n] of both."""
 
     def file(run: Run) -> tuple[list[str], list[str]]:
         name = f"eval_predictions_{result_name(run.record.task, column.split)}.tsv"

@@ -14,39 +14,25 @@ from adalora.results.record import RunWarning, SplitScores, WarningKind
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the guards judge a trained run by.
+    """What the guards judge a trained run by."""
 
-    Attributes:
-        answers: evaluation set -> the distinct answers that the model gave on it.
-        losses: every loss and gradient norm known of the run, by what to call it.
-        scores: evaluation set -> what was reached on it.
-        prunes: whether AdaLoRA was asked for.
-        init_rank: triplets that each matrix began with.
-        rank_pattern: triplets kept by matrix.
-        mask_events: how often the allocator pruned.
-        triplets_held: triplets whose singular value is not zero at the end.
-        triplets_wanted: the budget that the run should have ended at.
-        moved: whether any trained parameter outside the head differs from its start.
-        update_is_zero: whether every adapted matrix computes what its base does.
-        skipped_steps: steps whose gradients were missing or not finite.
-        steps_left_out: optimizer steps not made, because a gradient was not finite.
-        steps: steps that ``skipped_steps`` are counted among.
-    """
-
+    #: evaluation set -> the distinct answers that the model gave on it
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: every loss and gradient norm known of the run, by what to call it
     losses: Mapping[str, float] = field(default_factory=dict)
+    #: evaluation set -> what was reached on it
     scores: Mapping[str, SplitScores] = field(default_factory=dict)
-    prunes: bool = False
-    init_rank: int = 0
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    mask_events: int = 0
-    triplets_held: int = 0
-    triplets_wanted: int = 0
-    moved: bool = True
-    update_is_zero: bool = False
-    skipped_steps: int = 0
-    steps_left_out: int = 0
-    steps: int = 0
+    prunes: bool = False  #: whether AdaLoRA was asked for
+    init_rank: int = 0  #: triplets that each matrix began with
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)  #: triplets kept by matrix
+    mask_events: int = 0  #: how often the allocator pruned
+    triplets_held: int = 0  #: triplets whose singular value is not zero at the end
+    triplets_wanted: int = 0  #: the budget that the run should have ended at
+    moved: bool = True  #: whether any trained parameter outside the head differs from its start
+    update_is_zero: bool = False  #: whether every adapted matrix computes what its base does
+    skipped_steps: int = 0  #: steps whose gradients were missing or not finite
+    steps_left_out: int = 0  #: optimizer steps not made, because a gradient was not finite
+    steps: int = 0  #: steps that ``skipped_steps`` are counted among
 
 
 def find_warnings(evidence: Evidence) -> list[RunWarning]:

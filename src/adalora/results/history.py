@@ -24,33 +24,21 @@ _MOST_CLASSES = 12
 
 @dataclass(frozen=True)
 class Allocation:
-    """The ranks after one pruning.
+    """The ranks after one pruning."""
 
-    Attributes:
-        step: optimizer step, from 0.
-        budget: triplets allowed in the whole model.
-        threshold: score at or below which triplets were pruned; None where none was.
-        ranks: triplets kept per matrix.
-    """
-
-    step: int
-    budget: int
-    threshold: float | None
-    ranks: Mapping[str, int]
+    step: int  #: optimizer step, from 0
+    budget: int  #: triplets allowed in the whole model
+    threshold: float | None  #: score at or below which triplets were pruned; None where none was
+    ranks: Mapping[str, int]  #: triplets kept per matrix
 
 
 @dataclass(frozen=True)
 class History:
-    """What a run logged; each part may be empty.
+    """What a run logged; each part may be empty."""
 
-    Attributes:
-        log_history: the Trainer's records.
-        allocations: in the order of their steps.
-        importance: scores of each matrix's triplets at the end, in descending order.
-    """
-
-    log_history: Sequence[Mapping[str, Any]] = ()
-    allocations: Sequence[Allocation] = ()
+    log_history: Sequence[Mapping[str, Any]] = ()  #: the Trainer's records
+    allocations: Sequence[Allocation] = ()  #: in the order of their steps
+    #: scores of each matrix's triplets at the end, in descending order
     importance: Mapping[str, Sequence[float]] | None = None
 
     def series(self, key: str) -> list[Point]:
@@ -78,17 +66,12 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Traces:
-    """What a run left beside its record.
+    """What a run left beside its record."""
 
-    Attributes:
-        history: empty where none was kept.
-        confusions: one per evaluation set whose predictions were kept and are classes.
-        notes: sentences on what could not be read.
-    """
-
-    history: History = History()
+    history: History = History()  #: empty where none was kept
+    #: one per evaluation set whose predictions were kept and are classes
     confusions: tuple[Confusion, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  #: sentences on what could not be read
 
 
 def read_traces(folder: Path | None) -> Traces:

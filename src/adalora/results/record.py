@@ -106,60 +106,41 @@ _OPTIONAL = ("warnings", "format_version")
 class RunRecord:
     """One finished run.
 
-    Attributes:
-        created: end of the run, ISO 8601 with a time zone.
-        method: label of the method, such as "AdaLoRA".
-        task: name of the task; None for the user's own files.
-        base_model: hub id or folder.
-        seed: of the whole run.
-        command: the words after the program's name.
-        flags: every flag whose value is not its default.
-        steps: optimizer steps.
-        epochs: of the training data.
-        seconds: of training; None if the run only evaluated.
-        tokens_per_second: real (not padding) training tokens; None likewise.
-        peak_memory_bytes: the process's largest resident set, or on CUDA its largest allocation.
-        scores: evaluation set -> what was reached on it.
-        train_loss: mean task loss of training; None if there was none or it was not finite.
-        eval_loss: task loss on the first evaluation set; None likewise.
-        parameters: ``adapter_initial`` (trained outside the head), ``adapter_kept`` (the same after
-            pruning), ``head``, ``trained`` (adapter_initial + head) and ``total``.
-        init_rank: triplets that each matrix began with; 0 for methods without.
-        mask_events: how often the allocator pruned.
-        rank_pattern: ``<module>.lora_E`` -> triplets kept; empty for methods without.
-        hardware: machine, processor, cores, threads, device, precision, processes.
-        versions: of python, torch, transformers, adalora, loralib, and peft where it was used.
-        revision: git revision of the code, "+changes" behind it if it was edited; None if unknown.
-        warnings: what the guards found.
-        format_version: of this layout.
-
     Raises:
         UserError: naming the first field that is not what it should be.
     """
 
     FORMAT_VERSION: ClassVar[int] = 1
 
-    created: Time
-    method: Text
-    task: Text | None
-    base_model: Text
-    seed: int
+    created: Time  #: end of the run, ISO 8601 with a time zone
+    method: Text  #: label of the method, such as "AdaLoRA"
+    task: Text | None  #: name of the task; None for the user's own files
+    base_model: Text  #: hub id or folder
+    seed: int  #: of the whole run
+    #: the words after the program's name
     command: Annotated[Sequence[str], _Rule("a list of words")]
+    #: every flag whose value is not its default
     flags: Annotated[Mapping[str, Any], _Rule("flags by name")]
-    steps: Count
-    epochs: Measure
-    seconds: Measure | None
-    tokens_per_second: Measure | None
+    steps: Count  #: optimizer steps
+    epochs: Measure  #: of the training data
+    seconds: Measure | None  #: of training; None if the run only evaluated
+    tokens_per_second: Measure | None  #: real (not padding) training tokens; None likewise
+    #: the process's largest resident set, or on CUDA its largest allocation
     peak_memory_bytes: Count | None
+    #: evaluation set -> what was reached on it
     scores: Annotated[Mapping[str, SplitScores], _Rule("scores by evaluation set")]
+    #: mean task loss of training; None if there was none or it was not finite
     train_loss: float | None
-    eval_loss: float | None
+    eval_loss: float | None  #: task loss on the first evaluation set; None likewise
+    #: ``adapter_initial`` (trained outside the head), ``adapter_kept`` (the same after pruning),
+    #: ``head``, ``trained`` (adapter_initial + head) and ``total``
     parameters: Annotated[
         Mapping[str, Count],
         _with_names("counts of", "adapter_initial", "adapter_kept", "head", "trained", "total"),
     ]
-    init_rank: Count
-    mask_events: Count
+    init_rank: Count  #: triplets that each matrix began with; 0 for methods without
+    mask_events: Count  #: how often the allocator pruned
+    #: ``<module>.lora_E`` -> triplets kept; empty for methods without
     rank_pattern: Annotated[Mapping[str, Count], _Rule("triplets kept by matrix")]
     hardware: Annotated[
         Mapping[str, Any],
@@ -168,15 +149,17 @@ class RunRecord:
             *("machine", "processor", "cores", "threads", "device", "precision", "processes"),
         ),
     ]
+    #: and of peft where it was used
     versions: Annotated[
         Mapping[str, Text],
         _with_names("the versions of", "python", "torch", "transformers", "adalora", "loralib"),
     ]
+    #: git revision of the code, "+changes" behind it if it was edited; None if unknown
     revision: Text | None
     warnings: Annotated[Sequence[RunWarning], _Rule("a list of warnings")] = field(
         default_factory=list
     )
-    format_version: int = FORMAT_VERSION
+    format_version: int = FORMAT_VERSION  #: of this layout
 
     def __post_init__(self) -> None:
         if self.format_version != self.FORMAT_VERSION:
@@ -221,10 +204,6 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any], *, source: str = "The record") -> RunRecord:
         """The record in ``values``; names that this version does not know are passed over.
 
-        Args:
-            values: as ``to_json`` gave them.
-            source: where they are from, for the message.
-
         Raises:
             UserError: if something is missing or not what it should be.
         """
@@ -248,10 +227,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: str | Path) -> RunRecord:
-        """The record of a run.
-
-        Args:
-            path: the run's folder, or its ``run.json``.
+        """The record of a run, in ``path``: its folder, or its ``run.json``.
 
         Raises:
             UserError: if there is none, or it cannot be read.

@@ -30,31 +30,23 @@ GUARDS = {
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What one table says.
+    """What one table says."""
 
-    Attributes:
-        base_model: of all its rows.
-        epoch: ``last`` or ``best``.
-        columns: by task, in the order to show.
-        rows: in the order to show.
-        figures: (index of the row, title of the column) -> mean and deviation over seeds.
-        averages: (index of the row, convention) -> likewise; no deviation where the tasks of a row
-            do not have the same seeds.
-        averaged: the tasks that every row has, over which all averages are.
-        marks: (index of the row, task) -> {guard: seeds it was raised for}.
-        best: (index of the row, title of the column) whose mean no other row exceeds.
-        focus: title of the column -> the range of the methods that work, as ``focus_of`` has it.
-    """
-
-    base_model: str
-    epoch: str
-    columns: Mapping[str, tuple[Column, ...]]
-    rows: Sequence[Row]
+    base_model: str  #: of all its rows
+    epoch: str  #: ``last`` or ``best``
+    columns: Mapping[str, tuple[Column, ...]]  #: by task, in the order to show
+    rows: Sequence[Row]  #: in the order to show
+    #: (index of the row, title of the column) -> mean and deviation over seeds
     figures: Mapping[tuple[int, str], Spread]
+    #: (index of the row, convention) -> likewise; no deviation where the tasks of a row do not have
+    #: the same seeds
     averages: Mapping[tuple[int, str], Spread]
-    averaged: tuple[str, ...]
+    averaged: tuple[str, ...]  #: the tasks that every row has, over which all averages are
+    #: (index of the row, task) -> {guard: seeds it was raised for}
     marks: Mapping[tuple[int, str], Mapping[str, tuple[int, ...]]]
+    #: (index of the row, title of the column) whose mean no other row exceeds
     best: frozenset[tuple[int, str]]
+    #: title of the column -> the range of the methods that work, as ``focus_of`` has it
     focus: Mapping[str, tuple[float, float]]
 
     @property

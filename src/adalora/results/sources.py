@@ -63,21 +63,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs that are looked at together: those of a sweep so far, or of all folders named.
+    """Runs that are looked at together: those of a sweep so far, or of all folders named."""
 
-    Attributes:
-        runs: finished, in the order in which they were named or noted.
-        failures: of runs that have not finished since.
-        notes: sentences on what was left out.
-        name: of the sweep's folder; empty for several sources.
-        plan: ``sweep.yaml`` as it was given; empty where there is none.
-    """
-
-    runs: tuple[Run, ...]
-    failures: tuple[Failure, ...] = ()
-    notes: tuple[str, ...] = ()
-    name: str = ""
-    plan: str = ""
+    runs: tuple[Run, ...]  #: finished, in the order in which they were named or noted
+    failures: tuple[Failure, ...] = ()  #: of runs that have not finished since
+    notes: tuple[str, ...] = ()  #: sentences on what was left out
+    name: str = ""  #: of the sweep's folder; empty for several sources
+    plan: str = ""  #: ``sweep.yaml`` as it was given; empty where there is none
 
 
 def read_sources(paths: Iterable[str]) -> Sweep:
@@ -193,21 +185,13 @@ def _read_ledger(path: Path) -> tuple[dict[Path, Run], dict[Path, Failure], list
 
 @dataclass(frozen=True)
 class Result:
-    """How one run ended.
+    """How one run ended."""
 
-    Attributes:
-        id: name of the run in its sweep.
-        cell: what the sweep varied (task, method, seed, ...) -> its value.
-        record: of a run that finished.
-        error: of one that failed.
-        folder: of the run, seen from the file; ``runs/<id>`` where empty.
-    """
-
-    id: str
-    cell: Mapping[str, Any]
-    record: RunRecord | None = None
-    error: str | None = None
-    folder: str = ""
+    id: str  #: name of the run in its sweep
+    cell: Mapping[str, Any]  #: what the sweep varied (task, method, seed, ...) -> its value
+    record: RunRecord | None = None  #: of a run that finished
+    error: str | None = None  #: of one that failed
+    folder: str = ""  #: of the run, seen from the file; ``runs/<id>`` where empty
 
     @property
     def status(self) -> Literal["finished", "failed"]:

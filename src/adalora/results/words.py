@@ -1,9 +1,15 @@
-"""Numbers, sizes and durations as people read them: the one home of such words for every room."""
+"""Numbers, durations and the places of matrices as people read them, the same in every room.
+
+A matrix stands in a layer and is of a kind, by its module path alone, so any architecture with
+numbered layers is shown; matrices outside a numbered layer get a row of their own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -58,3 +64,73 @@ def span(values: Sequence[float]) -> str:
         return "–"
     low, high = compact(min(values)), compact(max(values))
     return low if low == high else f"{low} to {high}"
+
+
+# The ends of module paths, longest first where one is part of another, and the original's names.
+_KINDS = (
+    ("attention.output.dense", "attention.output"),
+    ("intermediate.dense", "intermediate"),
+    ("output.dense", "layer.output"),
+    ("query_proj", "query"),
+    ("key_proj", "key"),
+    ("value_proj", "value"),
+    ("query", "query"),
+    ("key", "key"),
+    ("value", "value"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The row (layer) and the column (kind of matrix) of one matrix."""
+
+    layer: str
+    kind: str
+
+
+def arrange(paths: Iterable[str]) -> dict[str, Place]:
+    """The place of each matrix, no two the same, in the order of ``paths``.
+
+    Args:
+        paths: module paths, with or without ``.lora_E``, such as
+            ``deberta.encoder.layer.3.attention.self.query_proj.lora_E``.
+    """
+    places: dict[str, Place] = {}
+    taken: set[Place] = set()
+    for path in paths:
+        place = _place(path)
+        if place in taken:
+            # Two matrices would share a cell (stacks numbered alike): the path tells them apart.
+            place = Place(path.removesuffix(".lora_E"), "rank")
+        taken.add(place)
+        places[path] = place
+    return places
+
+
+class RankGrid(NamedTuple):
+    """Ranks as a table: the kinds of matrices in the order to show, and layer -> kind -> rank."""
+
+    kinds: list[str]
+    layers: dict[str, dict[str, int]]
+
+
+def rank_grid(rank_pattern: Mapping[str, int]) -> RankGrid:
+    """Arrange the ranks of matrices, keyed as in ``arrange``."""
+    places = arrange(rank_pattern)
+    grid = RankGrid(list(dict.fromkeys(place.kind for place in places.values())), {})
+    for path, rank in rank_pattern.items():
+        grid.layers.setdefault(places[path].layer, {})[places[path].kind] = rank
+    return grid
+
+
+def _place(path: str) -> Place:
+    parts = path.removesuffix(".lora_E").split(".")
+    numbered = [index for index, part in enumerate(parts) if part.isdigit()]
+    if not numbered:
+        return Place(".".join(parts), "rank")
+    first = numbered[0]
+    tail = ".".join(parts[first + 1 :]) or "weight"
+    for ending, kind in _KINDS:
+        if tail == ending or tail.endswith("." + ending):
+            return Place(parts[first], kind)
+    return Place(parts[first], tail)

@@ -34,9 +34,6 @@ _GLOO = "gloo/transport"
 def report_as_user_error(args: TrainingArguments) -> Iterator[None]:
     """Turn a failure of the machine into a ``UserError``; every other exception passes.
 
-    Args:
-        args: of the run, for where its checkpoints are and how it goes on.
-
     Raises:
         UserError: if memory ran out, a disk refused, or another process of the job went away.
     """

@@ -36,9 +36,7 @@ _FOREIGN = {
 def check_environment(environment: Mapping[str, str], *, local_rank: int = -1) -> None:
     """Refuse an environment that does not say which process of how many this is.
 
-    Args:
-        environment: ``os.environ``.
-        local_rank: of the flag of that name, which old launchers give; -1 without.
+    ``local_rank`` is that of the flag, which old launchers give; -1 without.
 
     Raises:
         UserError: if the variables of a launcher are incomplete or contradict one another, or
@@ -86,9 +84,7 @@ def check_environment(environment: Mapping[str, str], *, local_rank: int = -1) -
 def check_job(environment: Mapping[str, str], state: Any) -> None:
     """Refuse a process that its launcher counts among several and that stands alone.
 
-    Args:
-        environment: ``os.environ``.
-        state: accelerate's ``PartialState``, once the process group should be there.
+    ``state`` is accelerate's ``PartialState``, once the process group should be there.
 
     Raises:
         UserError: if the group has another size than ``WORLD_SIZE``, or gradients would not be
@@ -138,9 +134,8 @@ def asks_for_fsdp(environment: Mapping[str, str]) -> bool:
 def refused_sharding(environment: Mapping[str, str], training: Any) -> str | None:
     """Why the division of a model that was asked for is refused, in a sentence; None if it is not.
 
-    Args:
-        environment: ``os.environ``, in which ``accelerate launch`` leaves its configuration.
-        training: TrainingArguments before their own checks.
+    ``accelerate launch`` leaves its configuration in the environment; ``training`` are
+    TrainingArguments before their own checks.
     """
     if training.deepspeed or _is_on(environment, "ACCELERATE_USE_DEEPSPEED"):
         return (

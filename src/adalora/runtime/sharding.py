@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from adalora.adapters.trainable import trainable_parameters
 from adalora.errors import UserError
-from adalora.runtime.memory import give_freed_memory_back
+from adalora.runtime.machine import give_freed_memory_back
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,7 @@ logger = logging.getLogger(__name__)
 def shard_base(model: nn.Module, device: torch.device) -> None:
     """Divide the frozen parameters of ``model`` among the processes of the group, in place.
 
-    Args:
-        model: adapted and frozen (``freeze_base``), on ``device``, the same in every process.
-        device: where this process computes.
+    It is adapted and frozen (``freeze_base``), on ``device``, and the same in every process.
 
     Raises:
         UserError: if nothing is frozen.
@@ -71,12 +69,9 @@ def _units(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def replicate_trained(model: nn.Module, device: torch.device, **options: Any) -> nn.Module:
-    """Have the gradients of what trains averaged over the processes.
+    """Have the gradients of what trains averaged over the processes, after ``shard_base``.
 
-    Args:
-        model: after ``shard_base``.
-        device: where this process computes.
-        **options: those of ``DistributedDataParallel``.
+    ``options`` are those of ``DistributedDataParallel``.
     """
     divided = [name for name, p in model.named_parameters() if isinstance(p, DTensor)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, divided)

@@ -53,16 +53,16 @@ def atomic_write(
 def complete_or_absent(
     target: Path,
     *,
-    force: bool,
+    overwrite: bool,
     replaceable: Callable[[Path], bool],
     protected: Sequence[Path] = (),
 ) -> Iterator[Path]:
-    """``atomic_write`` for a place that a user named, which is made, and spared unless forced.
+    """``atomic_write`` for a place that a user named, which is made if need be.
 
     Args:
         target: a file or a folder, as the block decides. Its parents are made, and are gone again
             if the block fails.
-        force: replace what is there, after the new one is complete.
+        overwrite: replace what is there, after the new one is complete.
         replaceable: whether what is there may be replaced at all.
         protected: paths that may neither be replaced nor lie in what is.
 
@@ -70,7 +70,7 @@ def complete_or_absent(
         UserError: if ``target`` is there and may not be replaced, or cannot be written.
     """
     target = target.absolute()
-    check = functools.partial(_check, target, force, replaceable, protected)
+    check = functools.partial(_check, target, overwrite, replaceable, protected)
     check()
     made: list[Path] = []
     try:
@@ -92,11 +92,11 @@ def complete_or_absent(
 
 
 def _check(
-    target: Path, force: bool, replaceable: Callable[[Path], bool], protected: Sequence[Path]
+    target: Path, overwrite: bool, replaceable: Callable[[Path], bool], protected: Sequence[Path]
 ) -> None:
     if not os.path.lexists(target):
         return
-    if not force:
+    if not overwrite:
         raise UserError(f"{target} exists already; name another place; --overwrite replaces it.")
     for path in protected:
         if path.resolve().is_relative_to(target.resolve()):

@@ -27,11 +27,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 def lock_or_warn(descriptor: int, folder: Path) -> bool:
-    """Lock an open file or folder until it is closed.
-
-    Args:
-        descriptor: of the file.
-        folder: that the lock is for, for the warning.
+    """Lock an open file, or ``folder`` itself, until its descriptor is closed.
 
     Returns:
         Whether it is locked now; False, after a warning, where the file system has no locks.

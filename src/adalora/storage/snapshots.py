@@ -180,11 +180,7 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def verify(folder: Path, *, require: Iterable[str] = ()) -> Manifest:
-    """Check every byte of a checkpoint against its manifest.
-
-    Args:
-        folder: the checkpoint.
-        require: files that it must hold.
+    """Check every byte of a checkpoint against its manifest, which must name all of ``require``.
 
     Raises:
         DamagedCheckpointError: naming the file that is missing, cut off or altered.

@@ -29,44 +29,30 @@ _LONGEST_ID = 120
 
 @dataclass(frozen=True)
 class Spec:
-    """A sweep's file, checked; each part maps a name to the flags that belong to it.
+    """A sweep's file, checked; each part maps a name to the flags that belong to it."""
 
-    Attributes:
-        name: of the sweep.
-        base: flags of every run.
-        tasks: task -> flags.
-        methods: method -> flags.
-        budgets: budget -> method -> flags; a method that no budget names is run once, without.
-        seeds: one run each.
-        grid: flag -> the values it takes in turn.
-        overrides: pairs of what selects cells, and the flags that these have instead.
-        exclude: what selects cells that are left out.
-    """
-
-    name: str
-    base: Flags
-    tasks: Mapping[str, Flags]
-    methods: Mapping[str, Flags]
+    name: str  #: of the sweep
+    base: Flags  #: flags of every run
+    tasks: Mapping[str, Flags]  #: task -> flags
+    methods: Mapping[str, Flags]  #: method -> flags
+    #: budget -> method -> flags; a method that no budget names is run once, without
     budgets: Mapping[str, Mapping[str, Flags]] = field(default_factory=dict)
-    seeds: Sequence[int] = (42,)
+    seeds: Sequence[int] = (42,)  #: one run each
+    #: flag -> the values it takes in turn
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    #: pairs of what selects cells, and the flags that these have instead
     overrides: Sequence[tuple[Flags, Flags]] = ()
-    exclude: Sequence[Flags] = ()
+    exclude: Sequence[Flags] = ()  #: what selects cells that are left out
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run that is to be made.
+    """One run that is to be made."""
 
-    Attributes:
-        id: names its folder and its line in the results.
-        axes: task, method, budget (None without one), seed, and the flags of the grid.
-        flags: all flags of run_glue.py but where to write.
-    """
-
-    id: str
+    id: str  #: names its folder and its line in the results
+    #: task, method, budget (None without one), seed, and the flags of the grid
     axes: Mapping[str, Any]
-    flags: Flags
+    flags: Flags  #: all flags of run_glue.py but where to write
 
     @property
     def group(self) -> str:

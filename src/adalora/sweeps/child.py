@@ -22,9 +22,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adalora.errors import exit_with_message
-from adalora.results.machine import peak_memory
+from adalora.runtime.machine import peak_memory
 from adalora.storage.files import write_json
-from adalora.sweeps.estimate import MEASURED_FILE
+from adalora.sweeps.runner import MEASURED_FILE
 from adalora.training import program
 
 _WARM_UP_STEPS = 2
@@ -54,8 +54,7 @@ class Measured(BaseException):
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
     """Times the first steps and evaluation batches, and raises ``Measured``.
 
-    Args:
-        started: when the process began, as ``time.time``.
+    The process began at ``started``, as ``time.time`` counts.
     """
 
     def __init__(self, started: float) -> None:

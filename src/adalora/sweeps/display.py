@@ -25,16 +25,13 @@ from rich.table import Table
 from adalora.results.sources import Result
 from adalora.results.words import duration
 from adalora.sweeps.cells import Cell, word
-from adalora.sweeps.estimate import Estimate
-from adalora.sweeps.runner import main_score
+from adalora.sweeps.runner import Estimate, main_score
 
 
 def plan_table(cells: Sequence[Cell], estimates: Mapping[str, Estimate]) -> Table:
     """A row for each group of cells, with what its runs will take where that is known.
 
-    Args:
-        cells: of the sweep.
-        estimates: by ``Cell.group``; empty where nothing was measured.
+    ``estimates`` are by ``Cell.group``; empty where nothing was measured.
     """
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -63,11 +60,7 @@ def plan_table(cells: Sequence[Cell], estimates: Mapping[str, Estimate]) -> Tabl
 class Display:
     """Lines for runs that have ended, and below them, on a terminal, those that are being made.
 
-    Args:
-        console: where to.
-        total: runs of the sweep.
-        done: runs that had ended before.
-        slots: runs at a time, for the time that is left.
+    Of ``total`` runs ``done`` had ended before; ``slots`` at a time decide the time that is left.
     """
 
     def __init__(self, console: Console, *, total: int, done: int, slots: int) -> None:

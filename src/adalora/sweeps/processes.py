@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from adalora.errors import UserError
-from adalora.results.machine import usable_cores
 from adalora.results.record import RECORD_FILE, RunRecord
-from adalora.runtime.memory import available_memory
+from adalora.runtime.machine import available_memory, usable_cores
 from adalora.storage.lock import locked_folder
 from adalora.storage.snapshots import newest_sound
 
@@ -32,22 +31,14 @@ _SHOWN_LINES = 4
 
 @dataclass(frozen=True)
 class Job:
-    """What a process does.
+    """What a process does."""
 
-    Attributes:
-        id: of the cell.
-        words: the flags of run_glue.py, but where to write.
-        folder: where to write.
-        program: the module that is run, and its words in front of the flags.
-        threads: that it computes with.
-        environment: variables of its own, such as the GPU that it sees.
-    """
-
-    id: str
-    words: Sequence[str]
-    folder: Path
-    program: Sequence[str] = TRAIN
-    threads: int = 1
+    id: str  #: of the cell
+    words: Sequence[str]  #: the flags of run_glue.py, but where to write
+    folder: Path  #: where to write
+    program: Sequence[str] = TRAIN  #: the module that is run, and its words in front of the flags
+    threads: int = 1  #: that it computes with
+    #: variables of its own, such as the GPU that it sees
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

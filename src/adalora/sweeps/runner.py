@@ -1,19 +1,31 @@
-"""Making the runs of a sweep: start what is open, note what has ended, tidy up behind it."""
+"""The runs of a sweep: how long they will take, and making them, noted and tidied as each ends."""
 
 from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from adalora.errors import UserError
 from adalora.results.record import RunRecord
 from adalora.results.sources import Result
+from adalora.storage.files import read_json
 from adalora.storage.snapshots import snapshots
 from adalora.sweeps.cells import Cell, words
 from adalora.sweeps.ledger import Ledger
-from adalora.sweeps.processes import Executor, Job, outcome_of, prepare
+from adalora.sweeps.processes import (
+    MEASURE,
+    OUTPUT_FILE,
+    Executor,
+    Job,
+    error_of,
+    outcome_of,
+    prepare,
+)
 
 Keep = Literal["all", "best", "none"]
 
@@ -38,14 +50,10 @@ def run_cells(
     started: Callable[[Cell], None],
     ended: Callable[[Cell, Result], None],
 ) -> None:
-    """Run ``todo``, cells of ``cells``, to the end, whatever becomes of each.
+    """Run ``todo`` to the end, whatever becomes of each, and note it in ``ledger``.
 
     Args:
-        ledger: where each is noted.
         cells: of the whole sweep, for which models are kept.
-        todo: those to run.
-        executor: that runs them.
-        keep: models to keep.
         started: called when a run begins.
         ended: called when one has ended, one way or the other.
     """
@@ -107,3 +115,50 @@ def tidy(ledger: Ledger, cells: Sequence[Cell], keep: Keep) -> None:
                 shutil.rmtree(checkpoint)
         else:
             shutil.rmtree(model, ignore_errors=True)
+
+
+#: In the folder of a measured run (``adalora.sweeps.child``).
+MEASURED_FILE = "measured.json"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of a group takes; ``problem`` says why it could not be measured."""
+
+    seconds: float = 0.0  #: of the whole process: start, training, evaluation
+    steps: int = 0  #: optimizer steps
+    step_seconds: float = 0.0  #: of one of them
+    memory_bytes: int | None = None  #: at its most so far
+    problem: str | None = None  #: None where all is known
+
+
+def estimate(
+    cells: Sequence[Cell], executor: Executor, *, noted: Callable[[int, int], None]
+) -> dict[str, Estimate]:
+    """Measure one cell of each group (``Cell.group``), as many at a time as there will be.
+
+    ``noted`` is called with how many are measured, and of how many.
+    """
+    first = {cell.group: cell for cell in reversed(cells)}
+    groups = {cell.id: group for group, cell in first.items()}
+    waiting, found = list(first.values()), dict[str, Estimate]()
+    with tempfile.TemporaryDirectory(prefix="adalora-estimate-") as folder:
+        while len(found) < len(first):
+            while waiting and executor.has_room():
+                cell = waiting.pop(0)
+                place = Path(folder) / cell.id
+                place.mkdir()
+                executor.start(Job(cell.id, words(cell.flags), place, MEASURE))
+            for job, status in executor.ended(0.5):
+                found[groups[job.id]] = _read(job.folder, status)
+                noted(len(found), len(first))
+    return found
+
+
+def _read(folder: Path, status: int) -> Estimate:
+    path = folder / MEASURED_FILE
+    if status != 0 or not path.is_file():
+        return Estimate(problem=error_of(folder / OUTPUT_FILE, status))
+    facts = read_json(path)
+    known = {name: facts[name] for name in ("seconds", "steps", "step_seconds")}
+    return Estimate(**known, memory_bytes=facts["peak_memory_bytes"])

@@ -56,8 +56,7 @@ def read_spec(text: str, *, source: str, known_flags: Sequence[str], given: Flag
     """The sweep that ``text`` describes.
 
     Args:
-        text: YAML.
-        source: its file, for messages and as the name of a sweep that gives none.
+        source: the file, for messages and as the name of a sweep that gives none.
         known_flags: every flag of run_glue.py, without dashes.
         given: flags of the command line, which win over ``base``.
 
@@ -252,14 +251,10 @@ def _kind(value: Any) -> str:
 
 
 def read_sweep_file(path: Path, given: Sequence[str]) -> tuple[str, Spec]:
-    """The text of a sweep's file, and the sweep that it describes.
-
-    Args:
-        path: YAML.
-        given: flags of the command line, for every run.
+    """The text of a sweep's file, and the sweep that it describes with the flags ``given``.
 
     Raises:
-        UserError: at the first mistake.
+        UserError: as ``read_spec``.
     """
     try:
         text = path.expanduser().read_text(encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import Any
 from adalora.errors import UserError
 from adalora.glue.predictions import result_name
 from adalora.results.history import read_predictions
-from adalora.results.places import arrange
 from adalora.results.rows import row_label
 from adalora.results.sources import Run
+from adalora.results.words import arrange
 
 #: What, in the first run, in the second, the second less the first.
 Line = tuple[str, str, str, str]

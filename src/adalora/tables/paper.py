@@ -13,14 +13,10 @@ import yaml
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of the paper.
+    """One table of the paper."""
 
-    Attributes:
-        title: which one, and what it is about.
-        rows: (method, parameters or share of them as printed) -> {column: percent}.
-    """
-
-    title: str
+    title: str  #: which one, and what it is about
+    #: (method, parameters or share of them as printed) -> {column: percent}
     rows: Mapping[tuple[str, str], Mapping[str, float]]
 
 

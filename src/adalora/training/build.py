@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple, cast
 
@@ -16,12 +16,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adalora.adapters.bottleneck import AdapterType, add_bottleneck
 from adalora.adapters.freeze import freeze_base
 from adalora.adapters.head import class_names
-from adalora.adapters.initialise import Initialisation
 from adalora.adapters.kinds import Method
-from adalora.adapters.lora import add_lora
+from adalora.adapters.lora import Initialisation, add_lora
 from adalora.adapters.peft_method import add_peft
 from adalora.artefact.description import Origin
-from adalora.artefact.warm_start import WarmStart, load_bottleneck, load_lora, stored_classes
+from adalora.artefact.warm_start import (
+    StoredAdapters,
+    WarmStart,
+    load_bottleneck,
+    load_lora,
+    read_adapters,
+    stored_classes,
+)
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
@@ -63,7 +69,8 @@ class Built(NamedTuple):
 
 
 def build_model(arguments: RunArguments, data: TaskData) -> Built:
-    """Load the base, put the method on it, and freeze the rest."""
+    """Read what the run starts from, load the base, put the method on it, and freeze the rest."""
+    stored = read_stored(arguments.method)
     model, untrained = load_checkpoint(
         arguments.model.model_name_or_path,
         num_labels=data.num_labels,
@@ -93,6 +100,7 @@ def build_model(arguments: RunArguments, data: TaskData) -> Built:
         model,
         arguments.method,
         total_steps=steps,
+        stored=stored,
         labels=data.labels or (),
         by_index=data.task is not None,
         untrained=untrained,
@@ -138,11 +146,21 @@ def training_steps(arguments: RunArguments, *, examples: int) -> int:
     return count_steps(examples, arguments.training)
 
 
+def read_stored(method: MethodArguments) -> dict[str, StoredAdapters]:
+    """What ``--lora_path`` and ``--adapter_path`` name, read and verified, by the part it fills."""
+    paths = {
+        "lora": method.lora_path if method.apply_lora else None,
+        "bottleneck": method.adapter_path if method.apply_adapter else None,
+    }
+    return {part: read_adapters(path, part) for part, path in paths.items() if path}
+
+
 def adapt(
     model: PreTrainedModel,
     method: MethodArguments,
     *,
     total_steps: int | None = None,
+    stored: Mapping[str, StoredAdapters] | None = None,
     labels: Sequence[str] | None = None,
     by_index: bool = False,
     untrained: str | None = None,
@@ -153,6 +171,7 @@ def adapt(
         model: the classifier.
         method: what to put on it.
         total_steps: of the run, which PEFT's AdaLoRA asks for; None if nothing will be trained.
+        stored: from ``read_stored``; None reads it now.
         labels: the classes, for a head that comes with the adapters (``load_lora``).
         by_index: likewise.
         untrained: of the model before.
@@ -164,6 +183,7 @@ def adapt(
         source = str(method.peft_config)
         peft = add_peft(model, method.peft_values, total_steps=total_steps, source=source)
         return Built(peft, (), untrained)
+    stored = read_stored(method) if stored is None else stored
     trained: list[Method] = []
     starts: list[WarmStart] = []
     if method.apply_lora:
@@ -177,15 +197,15 @@ def adapt(
             lora_init=cast(Initialisation, method.lora_init),
         )
         trained.append("lora")
-        if method.lora_path:
-            starts.append(load_lora(model, method.lora_path, labels=labels, by_index=by_index))
+        if "lora" in stored:
+            starts.append(load_lora(model, stored["lora"], labels=labels, by_index=by_index))
     if method.apply_adapter:
         kind = cast(AdapterType, method.adapter_type)
         add_bottleneck(model, adapter_type=kind, adapter_size=method.adapter_size)
         trained.append("bottleneck")
-        if method.adapter_path:
-            path = method.adapter_path
-            starts.append(load_bottleneck(model, path, labels=labels, by_index=by_index))
+        if "bottleneck" in stored:
+            read = stored["bottleneck"]
+            starts.append(load_bottleneck(model, read, labels=labels, by_index=by_index))
     if method.apply_bitfit:
         trained.append("bitfit")
     freeze_base(model, train=trained or ["full"])

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from adalora.adapters.count import ParameterCounts
+from adalora.adapters.freeze import ParameterCounts
 from adalora.adapters.head import is_head
 from adalora.glue.metrics import main_metric_of
 from adalora.glue.predictions import result_name, write_eval_predictions
 from adalora.results.guards import Evidence, find_warnings
-from adalora.results.machine import hardware, peak_memory, revision, versions
 from adalora.results.record import RunRecord, SplitScores
+from adalora.runtime.machine import hardware, peak_memory, revision, versions
 from adalora.storage.files import plain, write_json
 from adalora.training.arguments.parser import RunArguments, build_parser
 from adalora.training.callbacks import TrainingTime

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from adalora.adapters.count import count_parameters
+from adalora.adapters.freeze import count_parameters
 from adalora.artefact.description import Description
 from adalora.artefact.writer import save_artefact
 from adalora.glue.predictions import result_name, write_predictions
@@ -19,7 +19,7 @@ from adalora.glue.tasks import MINI_PREFIX
 from adalora.results.record import RunRecord
 from adalora.shell import program, short_path, typed
 from adalora.storage.files import write_json
-from adalora.terminal.run_summary import RunSummary, Score, run_summary
+from adalora.terminal.summaries import RunSummary, Score, run_summary
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.make_record import fingerprint, make_record, write_history
 from adalora.training.run_parts import Answers, Evaluated, RunParts, Trained, decide

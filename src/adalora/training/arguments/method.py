@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from adalora.adapters.initialise import INITIALISATIONS
 from adalora.adapters.kinds import LORA_KINDS
+from adalora.adapters.lora import INITIALISATIONS
 from adalora.adapters.peft_method import peft_method_name, read_peft_values
 from adalora.errors import UserError
 from adalora.training.arguments.inputs import flag

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adalora.results.machine import hardware, peak_memory, revision, versions
+from adalora.runtime.machine import hardware, peak_memory, revision, versions
 
 
 def test_the_revision_is_gits_and_says_when_files_differ() -> None:

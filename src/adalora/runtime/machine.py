@@ -1,12 +1,16 @@
-"""Memory of the process and its container: what glibc does with freed blocks, what is available."""
+"""The machine of a run: what it is and what code runs there, the memory it has, keeps and took."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # The names and numbers of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -23,9 +27,6 @@ def keep_freed_memory(environment: Mapping[str, str]) -> bool:
     and again. glibc gives much of it back to the system after each step and asks for it anew in the
     next, where every page costs a fault and is filled with zeros first. Nothing is done where the C
     library is another one, or where the user has settings of malloc's in the environment.
-
-    Args:
-        environment: ``os.environ``.
 
     Returns:
         Whether it was asked for.
@@ -69,16 +70,14 @@ _FILES = {
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that processes started here can take, by the host and by the control groups' limits.
 
-    The page cache that a group's files fill counts as available, as it does on the host.
-
-    Args:
-        root: where ``proc/self/cgroup`` and ``sys/fs/cgroup`` are looked for.
+    The page cache that a group's files fill counts as available, as it does on the host. ``root``
+    has ``proc/self/cgroup`` and ``sys/fs/cgroup``.
     """
     import psutil  # type: ignore[import-untyped]
 
     found = [int(psutil.virtual_memory().available)]
-    for folder, version in _control_groups(root):
-        limit_file, usage_file, cache = _FILES[version]
+    for folder, kind in _control_groups(root):
+        limit_file, usage_file, cache = _FILES[kind]
         try:
             limit = int((folder / limit_file).read_text())
             usage = int((folder / usage_file).read_text())
@@ -100,14 +99,97 @@ def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
     for line in lines:
         _, controllers, place = line.split(":", 2)
         if controllers == "":
-            top, version = mount, "v2"
+            top, kind = mount, "v2"
         elif "memory" in controllers.split(","):
-            top, version = mount / "memory", "v1"
+            top, kind = mount / "memory", "v1"
         else:
             continue
         # In a container the place may be the host's name for what is mounted at the top.
         group = top / place.strip("/")
         while group != top:
-            yield group, version
+            yield group, kind
             group = group.parent
-        yield top, version
+        yield top, kind
+
+
+def hardware(*, device: Any, precision: str, processes: int) -> dict[str, Any]:
+    """The machine of this process, one of ``processes``, whose torch ``device`` trains.
+
+    ``precision`` is the number type of the products, such as "bfloat16".
+    """
+    import torch
+
+    on_gpu = device.type == "cuda"
+    return {
+        "machine": platform.machine(),
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "precision": precision,
+        "processes": processes,
+    }
+
+
+def processor_name() -> str:
+    """Model of the processor, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def versions(*extra: str) -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers, and of ``extra``."""
+    from adalora import __version__
+
+    packages = ("torch", "transformers", "loralib", *extra)
+    return {
+        "python": platform.python_version(),
+        "adalora": __version__,
+        **{name: version(name) for name in packages},
+    }
+
+
+def revision() -> str | None:
+    """Git revision of this code, "+changes" behind it if files differ; None outside a checkout."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(here.parent), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie in somebody else's checkout.
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return head and (f"{head}+changes" if changed else head)
+
+
+def peak_memory(device: Any) -> int | None:
+    """Bytes: the most allocated on a CUDA ``device``, or this process's largest resident set."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
