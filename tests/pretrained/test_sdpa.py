@@ -157,7 +157,15 @@ def built(kind: str, folder: Path) -> nn.Module:
     table.write_text("sentence\tlabel\nfine\tyes\nbad\tno\n")
     flags = ["--model_name_or_path", str(folder / "base"), "--root_output_dir", str(folder)]
     flags += ["--train_file", str(table), "--validation_file", str(table), "--apply_lora"]
-    flags += ["--lora_r", "2", "--lora_dropout", "0.2", "--lora_module", "intermediate"]
+    flags += [
+        "--lora_r",
+        "2",
+        "--lora_dropout",
+        "0.2",
+        "--lora_module",
+        "intermediate",
+        "--do_train",
+    ]
     arguments = parse_arguments(flags, program="adalora train")
     return build_model(arguments, load_data(data_source(arguments))).model
 
