@@ -38,7 +38,19 @@ _MORE: dict[str, dict[str, Any]] = {
     },
     "deberta": {**RELATIVE, "max_relative_positions": 16},
     "electra": {"embedding_size": WIDTH},
+    "albert": {"embedding_size": 8},
+    "distilbert": {"hidden_dim": INNER},
+    "mpnet": {"pad_token_id": 1},  # whatever the configuration says
+    # A window of four tokens, every second layer; special tokens inside the vocabulary.
+    "modernbert": {
+        "local_attention": 4,
+        "global_attn_every_n_layers": 2,
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), 1),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), 2),
+    },
 }
+#: By ``config.model_type``; the encoders that are BERT with other names for its matrices.
+BY_NAME = ("albert", "camembert", "distilbert", "modernbert", "mpnet", "xlm-roberta")
 
 
 def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:

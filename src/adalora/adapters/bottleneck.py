@@ -91,7 +91,7 @@ def add_bottleneck(model: nn.Module, *, adapter_type: AdapterType, adapter_size:
     """Put bottleneck adapters into every encoder layer of ``model``.
 
     Args:
-        model: a loaded BERT-like model (DeBERTa v1 to v3, BERT, RoBERTa, ELECTRA).
+        model: a loaded BERT-like model (DeBERTa v1 to v3, BERT, (XLM-)RoBERTa, CamemBERT, ELECTRA).
         adapter_type: ``houlsby`` (two per layer) or ``pfeiffer`` (one per layer).
         adapter_size: size of the bottleneck, at least 1.
 
@@ -122,8 +122,7 @@ def add_bottleneck(model: nn.Module, *, adapter_type: AdapterType, adapter_size:
     if not blocks:
         raise UserError(
             f"{type(model).__name__} has no encoder.layer.*.output block with dense, dropout and "
-            "LayerNorm, where bottleneck adapters go; they are for DeBERTa, BERT, RoBERTa and "
-            "ELECTRA."
+            "LayerNorm, where bottleneck adapters go; take --apply_lora for it."
         )
     for path, block in blocks.items():
         dense: Any = block.dense

@@ -41,6 +41,11 @@ def freeze_base(model: nn.Module, *, train: Method | Sequence[Method]) -> list[s
                 f"The model has no {method} adapters to train; call "
                 f"adalora.adapters.add_{method} first."
             )
+        if not found:
+            raise UserError(
+                f"{PARTS[method].title} cannot train: {type(model).__name__} has none. Take "
+                "another method, such as --apply_lora."
+            )
         trained |= set(found)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from loralib.base import adapter_dtype
 
-# Where PEFT's models hold the classifier; one of prompts has no tuner in between.
-_PEFT_WRAPPER = re.compile(r"base_model\.(model\.)?")
 # The prompts that PEFT trains are parameters of its wrapper, not of the classifier.
 _PEFT_PROMPTS = "prompt_encoder"
 
@@ -37,7 +36,9 @@ def is_head(model: nn.Module, path: str) -> bool:
     if path.startswith(("base_model.", _PEFT_PROMPTS)):
         if path.startswith(_PEFT_PROMPTS):
             return False
-        path = _PEFT_WRAPPER.sub("", path, count=1)
+        # A PEFT model of prompts holds the classifier itself, others a tuner that holds it.
+        tuned = not isinstance(getattr(model, "base_model", None), PreTrainedModel)
+        path = path.removeprefix("base_model.model." if tuned else "base_model.")
     if base:
         if path != base and not path.startswith(f"{base}."):
             return True

@@ -164,10 +164,9 @@ def _inputs(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def _paths(model: nn.Module, names: list[str]) -> list[str]:
     """This project's names as exact paths; others stay what they mean to PEFT."""
-    paths: list[str] = []
-    for name in names:
-        paths += find_targets(model, [name]) if name in NAMES else [name]
-    return list(dict.fromkeys(paths))
+    known = [name for name in names if name in NAMES]
+    paths = list(find_targets(model, known)) if known else []
+    return list(dict.fromkeys([*paths, *(name for name in names if name not in NAMES)]))
 
 
 def _set_schedule(arguments: dict[str, Any], total_steps: int | None, source: str) -> None:

@@ -20,23 +20,43 @@ from adalora.errors import UserError
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 PATTERN_PREFIX = "re:"
 
-_OUTPUTS = {
-    "intermediate": "intermediate.dense",
-    "layer.output": "output.dense",
-    "attention.output": "attention.output.dense",
-}
-_BERT = {name: f"attention.self.{name}" for name in ("query", "key", "value")} | _OUTPUTS
-_DEBERTA_V2 = {name: f"attention.self.{name}_proj" for name in ("query", "key", "value")} | _OUTPUTS
-# DeBERTa v1 computes query, key and value by one matrix, so the three names mean one module.
-_DEBERTA_V1 = dict.fromkeys(("query", "key", "value"), "attention.self.in_proj") | _OUTPUTS
 
-# config.model_type -> name -> path below <base>.encoder.layer.<number>
-_ARCHITECTURES: dict[str, dict[str, str]] = {
+def _names(layer: str, *modules: str) -> dict[str, str]:
+    """Name of ``NAMES`` -> path of its module below the encoder; ``*`` stands for a number."""
+    return {name: f"{layer}.{module}" for name, module in zip(NAMES, modules, strict=True)}
+
+
+_OUTPUTS = ("intermediate.dense", "output.dense", "attention.output.dense")
+_BERT = _names("encoder.layer.*", *(f"attention.self.{m}" for m in NAMES[:3]), *_OUTPUTS)
+
+#: ``config.model_type`` -> name -> path. Names of one module are those of one fused matrix.
+ARCHITECTURES: dict[str, dict[str, str]] = {
+    "albert": _names(
+        # One layer, used again and again.
+        "encoder.albert_layer_groups.*.albert_layers.*",
+        *("attention.query", "attention.key", "attention.value"),
+        *("ffn", "ffn_output", "attention.dense"),
+    ),
     "bert": _BERT,
-    "deberta": _DEBERTA_V1,
-    "deberta-v2": _DEBERTA_V2,
+    "camembert": _BERT,
+    "deberta": _names("encoder.layer.*", *("attention.self.in_proj",) * 3, *_OUTPUTS),
+    "deberta-v2": _names(
+        "encoder.layer.*", *(f"attention.self.{m}_proj" for m in NAMES[:3]), *_OUTPUTS
+    ),
+    "distilbert": _names(
+        "transformer.layer.*",
+        *("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        *("ffn.lin1", "ffn.lin2", "attention.out_lin"),
+    ),
     "electra": _BERT,
+    "modernbert": _names("layers.*", *("attn.Wqkv",) * 3, "mlp.Wi", "mlp.Wo", "attn.Wo"),
+    "mpnet": _names(
+        "encoder.layer.*",
+        *("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        *("intermediate.dense", "output.dense", "attention.attn.o"),
+    ),
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
 }
 
 
@@ -45,16 +65,16 @@ def find_targets(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
 
     Args:
         model: a loaded transformers model, with or without a task head.
-        names: of ``NAMES``, for DeBERTa v1 to v3, BERT, RoBERTa and ELECTRA; or ``re:PATTERN`` for
-            any architecture, where the regular expression must match the *whole* path of a linear
-            layer (``re.fullmatch``), so ``re:.*\\.lin[12]`` takes every layer so named.
+        names: of ``NAMES``, for the ``ARCHITECTURES``; or ``re:PATTERN`` for any, where the regular
+            expression must match the *whole* path of a linear layer (``re.fullmatch``), so
+            ``re:.*\\.lin[12]`` takes every layer so named.
 
     Returns:
         Module path -> layer, in the model's order, each once however often it was named.
 
     Raises:
         UserError: if a name is unknown or matches nothing, no name is given, a pattern is not a
-            regular expression, or part of DeBERTa v1's fused query-key-value matrix is asked for.
+            regular expression, or part of a fused query-key-value matrix is asked for.
     """
     if isinstance(names, str):
         names = names.split(",")
@@ -112,10 +132,10 @@ def _match_name(
     model: nn.Module, linear: dict[str, nn.Module], name: str, wanted: Sequence[str]
 ) -> set[str]:
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
-    table = _ARCHITECTURES.get(model_type)
+    table = ARCHITECTURES.get(model_type)
     if table is None:
         raise UserError(
-            f"The names {', '.join(NAMES)} are known for {', '.join(_ARCHITECTURES)}, not for "
+            f"The names {', '.join(NAMES)} are known for {', '.join(ARCHITECTURES)}, not for "
             f"{model_type!r}; give re:PATTERN over its linear layers instead: {_kinds(linear)}"
         )
     if name not in table:
@@ -132,13 +152,13 @@ def _match_name(
             f"adapted without {' and '.join(absent)}; name all of them or none."
         )
     base = base_path(model)
-    prefix = re.escape(f"{base}.") if base else ""
-    pattern = re.compile(rf"{prefix}encoder\.layer\.\d+\.{re.escape(suffix)}")
+    whole = re.escape(f"{base}.{suffix}" if base else suffix)
+    pattern = re.compile(whole.replace(r"\*", r"\d+"))
     found = {path for path in linear if pattern.fullmatch(path)}
     if not found:
         raise UserError(
-            f"{name!r} should be {suffix} in every encoder layer of {model_type}, and this "
-            f"{type(model).__name__} has no such linear layer. There are: {_kinds(linear)}"
+            f"{name!r} should be {suffix} in {model_type}, and this {type(model).__name__} has no "
+            f"such linear layer. There are: {_kinds(linear)}"
         )
     return found
 

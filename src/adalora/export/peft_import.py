@@ -16,6 +16,7 @@ from adalora.adapters.freeze import freeze_base
 from adalora.adapters.head import is_head
 from adalora.adapters.kinds import LORA_KINDS
 from adalora.adapters.lora import add_lora
+from adalora.adapters.targets import ARCHITECTURES
 from adalora.artefact.description import Description
 from adalora.artefact.reader import load_artefact
 from adalora.artefact.writer import save_artefact
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from adalora.export.formats import Predict
 
 
-ARCHITECTURES = ("deberta-v2", "deberta", "bert", "roberta", "electra")
 _TOLERANCE = 1e-5
-#: The layer with one row per label: BERT and DeBERTa; RoBERTa and ELECTRA.
+#: The layer with one row per label, by architecture one or the other.
 _LAST_LAYERS = ("classifier.weight", "classifier.out_proj.weight")
 
 

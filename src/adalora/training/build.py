@@ -106,7 +106,9 @@ def build_model(arguments: RunArguments, data: TaskData) -> Built:
         untrained=untrained,
     )
     use_fast_dropout(built.model)
-    if built.untrained is not None and not arguments.training.do_train:
+    training = arguments.training
+    answers = (training.do_eval or training.do_predict) and not training.do_train
+    if answers and built.untrained is not None:
         source = arguments.method.lora_path or arguments.method.adapter_path
         raise UserError(
             f"Without --do_train there is nothing to evaluate or predict with: the head of "
