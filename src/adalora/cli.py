@@ -34,6 +34,11 @@ COMMANDS = {
         "export_run",
     ),
     "import": Command("a LoRA or AdaLoRA adapter of PEFT as a run", "exchange", "import_run"),
+    "truncate": Command(
+        "a trained run with fewer ranks, those of the largest singular values",
+        "exchange",
+        "truncate",
+    ),
     "plan": Command("what a run would do, without training; takes run_glue.py's flags", "plan"),
     "presets": Command(
         "the settings of the paper's table 1 for --preset, each value with its source", "presets"

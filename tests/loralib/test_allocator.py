@@ -184,10 +184,13 @@ def test_a_ready_schedule_is_the_one_that_is_followed(
 ) -> None:
     by_numbers, by_schedule = make_stack(), make_stack()
     numbers = make_allocator(by_numbers, target_rank=2, allocation=allocation)
+    # A falling budget leaves the choice between pruning and its controls.
+    chosen = {"allocation": allocation} if numbers.schedule.allocation != allocation else {}
     allocator = loralib.RankAllocator.from_schedule(
-        by_schedule, numbers.schedule, beta1=0.85, beta2=0.85
+        by_schedule, numbers.schedule, beta1=0.85, beta2=0.85, **chosen
     )
     assert allocator.schedule is numbers.schedule
+    assert allocator.allocation == allocation
     first, second = run(by_numbers, numbers, range(20)), run(by_schedule, allocator, range(20))
     assert [budget for budget, _ in first] == [budget for budget, _ in second]
     assert numbers.get_rank_pattern() == allocator.get_rank_pattern()

@@ -1,12 +1,15 @@
-"""``adalora export`` and ``adalora import``: a run in another program's format, and back."""
+"""``adalora export``, ``import`` and ``truncate``: a run in another form, and back."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-from adalora.commands.flags import CommandParser, add_output_flags, require_our_loralib
+import rich
+
+from adalora.commands.flags import CommandParser, add_output_flags, positive, require_our_loralib
 from adalora.export.formats import FORMATS, find_format
+from adalora.shell import program
 
 
 def export_run(flags: Sequence[str]) -> int:
@@ -87,4 +90,44 @@ def import_run(flags: Sequence[str]) -> int:
     )
     if not done.has_tokenizer:
         print("Neither the adapter nor its base has a tokenizer, so the run has none.")
+    return 0
+
+
+def truncate(flags: Sequence[str]) -> int:
+    """Truncate a run to fewer ranks, and say what it lost."""
+    parser = CommandParser(
+        "truncate",
+        "Write what is left of a LoRA or AdaLoRA run with fewer ranks: the largest singular\n"
+        "values of all matrices together, which are not trained any further.",
+        "  adalora truncate output/rte --target_rank 2 --output output/rte-2",
+    )
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a run, the model/ in it, or an adapter folder of PEFT"
+    )
+    parser.add_argument(
+        "--target_rank", type=positive, required=True, help="mean rank over the adapted matrices"
+    )
+    add_output_flags(parser, "RUN", "folder of the run to make", required=True)
+    parser.add_argument(
+        "--base_model", metavar="MODEL", help="the base, if it is elsewhere than it was"
+    )
+    arguments = parser.parse_args(flags)
+    require_our_loralib()
+    from adalora.export.truncate import truncate_run
+    from adalora.terminal.run_summary import rank_table
+
+    done = truncate_run(
+        arguments.run,
+        target_rank=arguments.target_rank,
+        output=arguments.output,
+        base_model=arguments.base_model,
+        force=arguments.overwrite,
+    )
+    after = sum(done.rank_pattern.values())
+    rich.print(rank_table(done.rank_pattern, max(done.rank_pattern.values())))
+    print(f"Wrote {done.target} ({done.before:,} triplets truncated to {after:,}).")
+    print(
+        f"It keeps {done.kept:.2%} of the update's squared Frobenius norm; what that is worth in "
+        f"accuracy, '{program('adalora')} eval {done.target}' measures."
+    )
     return 0
