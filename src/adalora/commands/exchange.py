@@ -114,14 +114,14 @@ def truncate(flags: Sequence[str]) -> int:
     arguments = parser.parse_args(flags)
     require_our_loralib()
     from adalora.export.truncate import truncate_run
-    from adalora.terminal.run_summary import rank_table
+    from adalora.terminal.summaries import rank_table
 
     done = truncate_run(
         arguments.run,
         target_rank=arguments.target_rank,
         output=arguments.output,
         base_model=arguments.base_model,
-        force=arguments.overwrite,
+        overwrite=arguments.overwrite,
     )
     after = sum(done.rank_pattern.values())
     rich.print(rank_table(done.rank_pattern, max(done.rank_pattern.values())))

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from adalora.adapters.kinds import lora_layers
 from adalora.artefact.description import MANIFEST, read_description
-from adalora.artefact.folder import find_artefact
 from adalora.artefact.reader import load_artefact
-from adalora.artefact.stored import read_artefact
+from adalora.artefact.stored import find_artefact, read_artefact
 from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
 from adalora.export.convert import quietly
@@ -57,7 +56,7 @@ def truncate_run(
     target_rank: int,
     output: str | Path,
     base_model: str | None = None,
-    force: bool = False,
+    overwrite: bool = False,
 ) -> Truncation:
     """Write the run that is left of ``source`` with ``target_rank`` triplets per matrix, as a mean.
 
@@ -67,7 +66,7 @@ def truncate_run(
         target_rank: mean over the matrices that were adapted, those of rank 0 included.
         output: root folder of the run to make, with ``model/`` in it.
         base_model: hub id or folder of the base, if it is elsewhere than it was.
-        force: replace an earlier one that is there, once the new one is complete.
+        overwrite: replace an earlier one that is there, once the new one is complete.
 
     Raises:
         UserError: if the source cannot be read or has no low-rank update, it has no more triplets
@@ -81,7 +80,9 @@ def truncate_run(
     with (
         quietly(),
         tempfile.TemporaryDirectory() as imported,
-        complete_or_absent(target, force=force, replaceable=replaceable, protected=[folder]) as new,
+        complete_or_absent(
+            target, overwrite=overwrite, replaceable=replaceable, protected=[folder]
+        ) as new,
     ):
         labels = None
         if (folder / MANIFEST).is_file() or not (folder / CONFIG_FILE).is_file():
