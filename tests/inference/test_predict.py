@@ -153,12 +153,13 @@ def test_nothing_in_is_nothing_out(make, predict):
     ("header", "flags", "column"),
     [
         ("label,text,other", (), "text"),
-        ("other,sentence,label", (), "sentence"),
-        ("idx,label,review,other", (), "review"),
+        ("other,Text,label", (), "Text"),
         ("text,other", ("--column", "other"), "other"),
+        ("text,other", ("--text_column", "other"), "other"),
+        ("idx,label,review,other", ("--text_column", "review"), "review"),
     ],
 )
-def test_the_column_of_training_or_the_likeliest_is_read(
+def test_the_column_of_training_or_the_one_that_is_named_is_read(
     make, predict, tmp_path, header, flags, column
 ):
     run = make()
@@ -174,24 +175,30 @@ def test_quotes_are_characters_on_demand(make, predict, tmp_path):
     file = tmp_path / "in.tsv"
     file.write_text('text\tother\n"Open quote\t1\n')
     run = make()
-    assert "unexpected end of data; --no_quotes" in predict(run, file, expect=2)
+    assert "line 2: a quotation mark opens a cell that is never closed" in predict(
+        run, file, expect=2
+    )
     assert predict(run, file, "--no_quotes") == predict(run, stdin=b'"Open quote\n')
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"one\ttwo\nalone\n", "row 2: 0 tabs"),
+        ("a.txt", b"one\ttwo\nalone\n", "line 2: 0 tabs"),
         ("a.txt", b"one\ttwo\nb\xff\tc\n", "line 2: byte 0xff is not UTF-8"),
         ("a.txt", b"one\ttwo\nb\0\tc\n", "line 2: a NUL character"),
         ("a.csv", b"", "is empty"),
-        ("a.csv", b"only\nx\n", "too few columns of text: 2 are needed"),
-        ("a.csv", b"premise,hypothesis\na,b\nc\n", r"row 2 \(line 3\): 1 columns"),
-        ("a.csv", b'premise,hypothesis\na,"b"c\n', r"row 1 \(line 2\): .*--no_quotes"),
-        ("a.jsonl", b'{"premise": "a", "hypothesis": "b"}\n\n{"premise"\n', "row 2: not JSON"),
-        ("a.jsonl", b"[1]\n", "row 1: .* is no JSON object"),
-        ("a.jsonl", b'{"premise": "a", "hypothesis": null}', "row 1: 'hypothesis' is None"),
-        ("a.jsonl", b'{"premise": "a", "hypothesis": 3}', "row 1: 'hypothesis' is 3"),
+        (
+            "a.csv",
+            b"only\nx\n",
+            "no column 'premise' and none 'hypothesis', which the model has; its columns are 'on",
+        ),
+        ("a.csv", b"premise,hypothesis\na,b\nc\n", "line 3: 1 column, where the header has 2"),
+        ("a.csv", b'premise,hypothesis\na,"b"c\n', "line 2: more text follows .*--no_quotes"),
+        ("a.jsonl", b'{"premise": "a", "hypothesis": "b"}\n\n{"premise"\n', "line 3: not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: .* is no JSON object"),
+        ("a.jsonl", b'{"premise": "a", "hypothesis": null}', "line 1: 'hypothesis' is None"),
+        ("a.jsonl", b'{"premise": "a", "hypothesis": 3}', "line 1: 'hypothesis' is 3"),
         ("a.parquet", b"PAR1", "could not be read as parquet"),
     ],
 )
@@ -208,8 +215,8 @@ def test_a_bad_row_is_named_and_leaves_no_output(mnli, predict, tmp_path, name, 
     ("flags", "message"),
     [
         (("absent.csv",), "absent.csv cannot be read: No such file"),
-        (("--column", "premise"), "takes 2 texts (premise, hypothesis), and --column and --pair"),
-        (("--pair_column", "premise"), "name the first with --column"),
+        (("--column", "premise"), "takes 2 texts (premise, hypothesis), and --text_column and"),
+        (("--pair_column", "premise"), "name the first with --text_column"),
         (("--input_format", "parquet"), "cannot be read as a stream"),
         (("--batch_size", "0"), "0 is not at least 1"),
         (("--outptu", "x"), "unrecognized arguments: --outptu"),

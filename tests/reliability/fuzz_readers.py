@@ -42,10 +42,11 @@ from adalora.artefact.description import Description
 from adalora.artefact.reader import load_artefact
 from adalora.artefact.writer import save_artefact
 from adalora.commands.info import facts_of
+from adalora.data.column_choice import choose_columns
+from adalora.data.table_reader import form_of, open_table
 from adalora.errors import UserError
 from adalora.export.peft_read import read_adapter
 from adalora.glue.load import DataSource, load_data
-from adalora.inference.texts import Columns, format_of, read_rows
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.storage.files import read_bin
 from adalora.storage.nested import load_state, save_state
@@ -152,9 +153,9 @@ def _read_training_table(folder: Path, name: str) -> None:
 
 def _read_rows(folder: Path, name: str) -> None:
     with (folder / name).open("rb") as stream:
-        form = format_of(name)
-        columns = Columns((), ("sentence1",), count=1)
-        for row in read_rows(stream, place=str(folder / name), form=form, columns=columns):
+        table = open_table(stream, str(folder / name), form_of(name) or "lines")
+        columns = choose_columns(table, with_label=False).texts if table.columns else ()
+        for row in table.texts(columns):
             assert all(isinstance(text, str) for text in row.texts)
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from adalora.builtin import nano_path
+from adalora.data.table_reader import open_table
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
 from adalora.glue.predictions import write_predictions
 from adalora.glue.tasks import resolve_task
-from adalora.inference.texts import Columns, read_rows
 from adalora.pretrained.loading import load_classifier, load_config, load_tokenizer
 from adalora.storage.files import read_json
 from adalora.storage.snapshots import newest_sound, snapshots
@@ -240,14 +240,18 @@ def test_an_absurd_size_in_a_configuration_is_refused_before_anything_is_made(
         ("t.csv", "text,label\na,b,1\nc,0\n", "line 2: 3 columns, where the header has 2"),
         ("t.tsv", "text\tlabel\na\t1\nb\t0\tx\n", "line 3: 3 columns, where the header has 2"),
         ("t.csv", "text,label,label\na,1,0\nb,0,1\n", "has two columns 'label'"),
-        ("t.csv", "text,label\na,0.5\nb,nan\n", "example 2: the label is 'nan' among numbers"),
-        ("t.csv", "text,label\na,0.5\nb,1e999\n", "example 2: the label is '1e999' among numbers"),
+        ("t.csv", "text,label\na,0.5\nb,nan\n", "line 3: the label is 'nan' among numbers"),
+        ("t.csv", "text,label\na,0.5\nb,1e999\n", "line 3: the label is '1e999' among numbers"),
         ("t.csv", "text,label\na,0\nb\0,1\n", "line 3: a NUL character"),
         ("t.jsonl", '{"te\\u0000xt": "a", "label": 0}\n', "which is no name"),
-        ("t.csv", f"text,label\na,{'9' * 400}\nb,1\n", "example 1: the label 999"),
-        ("t.jsonl", '{"text": "a", "label": Infinity}\n', "example 1: the label is inf"),
-        ("t.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 400), "example 1: the label 999"),
-        ("t.jsonl", '{"text": "a", "label": 0}\n{"text": "\\ud800", "label": 1}\n', "example 2"),
+        ("t.csv", f"text,label\na,{'9' * 400}\nb,1\n", "line 2: the label '999"),
+        ("t.jsonl", '{"text": "a", "label": Infinity}\n', "line 1: the label is inf"),
+        ("t.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 400), "line 1: the label 999"),
+        (
+            "t.jsonl",
+            '{"text": "a", "label": 0}\n{"text": "\\ud800", "label": 1}\n',
+            "line 2: 'text' holds half",
+        ),
         ("t.jsonl", '{"text": "a", "label": 0}\n' + "[" * 5000 + "\n", "line 2: not JSON"),
         ("t.jsonl", '{"text": "a", "label": %s}\n' % ("9" * 5000), "line 1: not JSON"),
     ],
@@ -280,7 +284,7 @@ def read_object(folder: Path, content: str) -> None:
 
 def read_predicted(folder: Path, content: str) -> None:
     stream = io.BytesIO(content.encode())
-    list(read_rows(stream, place="x", form="jsonl", columns=Columns((), (), count=1)))
+    list(open_table(stream, "x", "jsonl").texts(("text",)))
 
 
 def read_cola(folder: Path, content: str) -> None:

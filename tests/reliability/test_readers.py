@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adalora.artefact.description import Description
+from adalora.data.column_choice import choose_columns
+from adalora.data.table_reader import Table, Texts, open_table
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
-from adalora.inference.texts import Columns, read_rows
 from adalora.storage.files import read_json
 
 NAMES = (
@@ -73,10 +74,14 @@ def test_any_bytes_are_a_table_or_a_sentence_with_the_files_name(
     if data is not None:
         assert all(isinstance(text, str) for text in data.splits["train"][data.sentence1_key])
     with path.open("rb") as stream:
-        columns = Columns((), (), count=1)
-        read = lambda: list(read_rows(stream, place=str(path), form=ending, columns=columns))  # noqa: E731
-        rows = tried(read, path) or []
+        rows = tried(lambda: texts(open_table(stream, str(path), ending)), path) or []
     assert all(isinstance(text, str) for row in rows for text in row.texts)
+
+
+def texts(table: Table) -> list[Texts]:
+    """All rows, as prediction reads them."""
+    columns = choose_columns(table, with_label=False).texts if table.columns else ()
+    return list(table.texts(columns))
 
 
 @given(rows=st.lists(st.dictionaries(st.sampled_from(("text", "label", "x")), JSON), max_size=4))

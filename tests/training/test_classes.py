@@ -290,14 +290,14 @@ def test_a_label_that_training_lacks_is_refused_by_name_file_and_row(trained, tm
     _, first = trained
     file = write(tmp_path / "dev.csv", ["b", "a", "maybe"])
     assert main(["eval", str(first), "--validation_file", str(file)]) == 2
-    assert f"{file}, row 3: the label 'maybe' does not occur" in capsys.readouterr().err
+    assert f"{file}, line 4: the label 'maybe' does not occur" in capsys.readouterr().err
 
 
 def test_indices_stand_for_no_names_in_files_of_ones_own(trained, tmp_path, capsys):
     _, first = trained
     file = write(tmp_path / "dev.csv", ["0", "1"])
     assert main(["eval", str(first), "--validation_file", str(file)]) == 2
-    assert "row 1: the label '0' does not occur in training; the labels are a, b" in (
+    assert "line 2: the label '0' does not occur in training; the labels are a, b" in (
         capsys.readouterr().err
     )
 

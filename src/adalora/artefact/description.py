@@ -75,10 +75,12 @@ class Description:
 
     ``method`` is a word for people; ``trained`` names the parts that trained (``lora``,
     ``bottleneck``, ``bitfit``, ``full``). ``text_columns`` are the one or two columns of the
-    training data that hold texts, ``training`` the settings of the run that are worth telling, and
-    ``lineage`` the artefacts or files that it started from, the nearest first. ``rank_pattern``
-    (``<module>.lora_E`` -> triplets), ``metrics``, ``base_fingerprint``, ``files`` (name ->
-    bytes), ``checksums`` (name -> SHA-256) and ``created`` are filled in by ``save_artefact``.
+    training data that hold texts, ``label_column`` the one of labels, ``data`` what the run
+    understood of its data (``Understood.as_json``), ``training`` the settings of the run that are
+    worth telling, and ``lineage`` the artefacts or files that it started from, the nearest first.
+    ``rank_pattern`` (``<module>.lora_E`` -> triplets), ``metrics``, ``base_fingerprint``, ``files``
+    (name -> bytes), ``checksums`` (name -> SHA-256) and ``created`` are filled in by
+    ``save_artefact``.
 
     Raises:
         UserError: if a value is of another type or out of any sensible range.
@@ -94,6 +96,8 @@ class Description:
     task: str | None = None
     is_regression: bool = False
     text_columns: tuple[str, ...] | None = None
+    label_column: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
     max_seq_length: int | None = None
     position_query_bypass: bool = False
     cls_dropout: float | None = None
@@ -115,10 +119,25 @@ class Description:
     def __post_init__(self) -> None:
         for name in ("base_model", "model_type", "method"):
             check_kind(name, getattr(self, name), str)
-        for name in ("revision", "task", "adapter_type", "base_fingerprint", "created"):
+        for name in (
+            "revision",
+            "task",
+            "adapter_type",
+            "base_fingerprint",
+            "created",
+            "label_column",
+        ):
             if getattr(self, name) is not None:
                 check_kind(name, getattr(self, name), str)
-        for name in ("training", "rank_pattern", "metrics", "files", "checksums", "versions"):
+        for name in (
+            "data",
+            "training",
+            "rank_pattern",
+            "metrics",
+            "files",
+            "checksums",
+            "versions",
+        ):
             check_kind(name, getattr(self, name), dict)
         for name in ("is_regression", "position_query_bypass"):
             check_kind(name, getattr(self, name), bool)
@@ -172,6 +191,8 @@ class Description:
         labels: Sequence[str] | None = None,
         is_regression: bool = False,
         text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        data: Mapping[str, Any] | None = None,
         max_seq_length: int | None = None,
         training: Mapping[str, Any] | None = None,
     ) -> Description:
@@ -196,6 +217,8 @@ class Description:
             task=task,
             is_regression=is_regression,
             text_columns=None if text_columns is None else tuple(text_columns),
+            label_column=label_column,
+            data=dict(data or {}),
             max_seq_length=max_seq_length,
             position_query_bypass=any(
                 bool(getattr(m, "position_query_bypass", False)) for m in model.modules()

@@ -10,8 +10,11 @@ from adalora.commands.flags import (
     CommandParser,
     add_format_flag,
     add_loading_flags,
+    add_reading_flags,
+    asked_columns,
     load_by_flags,
     positive,
+    reading_of,
 )
 
 if TYPE_CHECKING:
@@ -31,8 +34,7 @@ def main(flags: Sequence[str]) -> int:
     parser.add_argument("--task_name", help="default: the task that it was trained on")
     parser.add_argument("--data_dir", help="folder of the official GLUE files")
     parser.add_argument("--validation_file", help="your own CSV, TSV, JSON or Parquet file")
-    parser.add_argument("--column", help="its column of the (first) text; default: training's")
-    parser.add_argument("--pair_column", help="its column of the second text of pairs")
+    add_reading_flags(parser, label=True)
     parser.add_argument(
         "--max_val_samples", type=positive, help="evaluate on the first so many examples"
     )
@@ -50,8 +52,8 @@ def main(flags: Sequence[str]) -> int:
         task_name=arguments.task_name,
         data_dir=arguments.data_dir,
         validation_file=arguments.validation_file,
-        column=arguments.column,
-        pair_column=arguments.pair_column,
+        columns=asked_columns(arguments),
+        reading=reading_of(arguments),
     )
     classifier = load_by_flags(arguments)
     results = {

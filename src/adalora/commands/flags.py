@@ -16,6 +16,8 @@ from adalora.errors import UserError
 from adalora.shell import program
 
 if TYPE_CHECKING:
+    from adalora.data.column_choice import Asked
+    from adalora.data.table_reader import Reading
     from adalora.inference.classifier import Classifier
 
 
@@ -150,6 +152,45 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base_model", help="hub name or folder of the base, if it is elsewhere than it was"
     )
+
+
+def add_reading_flags(parser: argparse.ArgumentParser, *, label: bool = False) -> None:
+    """The columns and the reading of the user's own file; ``label``: it has labels too."""
+    parser.add_argument(
+        *("--text_column", "--column"),
+        dest="text_column",
+        metavar="NAME",
+        help="the column of the (first) text; default: training's",
+    )
+    parser.add_argument("--pair_column", metavar="NAME", help="that of the second text of pairs")
+    if label:
+        parser.add_argument("--label_column", metavar="NAME", help="that of the label")
+    parser.add_argument(
+        "--no_quotes",
+        action="store_true",
+        help="quotation marks in CSV and TSV are characters, as in GLUE's own files",
+    )
+    parser.add_argument("--encoding", help="of the text, such as latin-1; default: UTF-8")
+
+
+def asked_columns(arguments: argparse.Namespace) -> Asked:
+    """The columns that the flags of ``add_reading_flags`` name.
+
+    Raises:
+        UserError: if they name one twice, or a second text without the first.
+    """
+    from adalora.data.column_choice import Asked
+
+    label = getattr(arguments, "label_column", None)
+    return Asked(arguments.text_column, arguments.pair_column, label)
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """How the flags of ``add_reading_flags`` say that the file is read."""
+    from adalora.data.table_reader import Reading
+
+    form = getattr(arguments, "input_format", None)
+    return Reading(form, quotes=not arguments.no_quotes, encoding=arguments.encoding)
 
 
 def load_by_flags(arguments: argparse.Namespace) -> Classifier:

@@ -13,17 +13,20 @@ from adalora.commands.flags import (
     CommandParser,
     add_loading_flags,
     add_output_flags,
+    add_reading_flags,
+    asked_columns,
     check_output,
     load_by_flags,
     open_output,
     positive,
+    reading_of,
 )
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from adalora.inference.texts import Row
+    from adalora.data.table_reader import Texts
 
 EXAMPLES = """  adalora predict output/rte pairs.csv --output labels.tsv
   echo "A text to classify." | adalora predict output/sst2
@@ -43,13 +46,7 @@ def _parser() -> CommandParser:
         choices=("lines", "csv", "tsv", "jsonl", "json", "parquet"),
         help="default: by FILE's ending, and plain lines otherwise (of pairs: a tab between them)",
     )
-    parser.add_argument("--column", help="the column of the (first) text; default: training's")
-    parser.add_argument("--pair_column", help="the column of the second text of pairs")
-    parser.add_argument(
-        "--no_quotes",
-        action="store_true",
-        help="quotes in CSV and TSV are characters, as in GLUE's own files",
-    )
+    add_reading_flags(parser)
     add_output_flags(parser, "FILE", "default: the standard output")
     parser.add_argument(
         "--format", choices=("tsv", "csv", "jsonl"), help="default: by --output's ending, or tsv"
@@ -88,36 +85,38 @@ def main(flags: Sequence[str]) -> int:
 def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> None:
     from adalora.artefact.description import read_description
     from adalora.artefact.stored import find_artefact
+    from adalora.data.column_choice import Columns, choose_columns, same_columns
+    from adalora.data.table_reader import form_of, open_table
     from adalora.inference.classifier import text_columns
     from adalora.inference.output import writer
-    from adalora.inference.texts import Columns, format_of, read_rows
 
     described = read_description(find_artefact(arguments.run))
     known = text_columns(described) or ()
-    asked = tuple(c for c in (arguments.column, arguments.pair_column) if c is not None)
-    if arguments.pair_column is not None and arguments.column is None:
-        raise UserError("--pair_column names the second text; name the first with --column.")
-    if asked and known and len(asked) != len(known):
+    asked, reading = asked_columns(arguments), reading_of(arguments)
+    if asked.texts and known and len(asked.texts) != len(known):
         raise UserError(
-            f"This model takes {len(known)} texts ({', '.join(known)}), and --column and "
-            f"--pair_column name {len(asked)}."
+            f"This model takes {len(known)} texts ({', '.join(known)}), and --text_column and "
+            f"--pair_column name {len(asked.texts)}."
         )
-    form = arguments.input_format or format_of(arguments.file)
-    if form in ("json", "parquet") and arguments.file == "-":
+    form = arguments.input_format or form_of(arguments.file) or "lines"
+    if form == "parquet" and arguments.file == "-":
         raise UserError(f"--input_format {form} needs a file, as it cannot be read as a stream.")
-    rows = read_rows(
-        stream,
-        place=place,
-        form=form,
-        columns=Columns(asked, known, count=len(asked) or len(known) or 1),
-        quotes=not arguments.no_quotes,
-    )
+    table = open_table(stream, place, form, reading)
+    count = len(asked.texts) or len(known) or 1
+    columns = Columns((), None, ())
+    if form != "lines" and (table.columns or table.sample()):
+        if known and not asked.texts:
+            trained = Columns(known, None, ())
+            columns = same_columns(table, trained, like="the model", with_label=False)
+        else:
+            columns = choose_columns(table, asked, with_label=False, count=count)
+    rows = table.texts(columns.texts, count)
     # A mistake in the first row shows before the model is loaded.
     first = list(itertools.islice(rows, 1))
     classifier = load_by_flags(arguments)
     suffix = "" if arguments.output is None else arguments.output.suffix.lower()[1:]
     shown = arguments.format or (suffix if suffix in ("csv", "jsonl") else "tsv")
-    names = (asked or known or ("text",)) if arguments.with_texts else ()
+    names = (columns.texts or known or ("text",)) if arguments.with_texts else ()
     size = os.fstat(stream.fileno()).st_size if arguments.file != "-" else None
     with (
         open_output(arguments.output, overwrite=arguments.overwrite) as out,
@@ -134,7 +133,7 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
             progress.update(bar, completed=at, rows=done)
 
 
-def _windows(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+def _windows(rows: Iterator[Texts], size: int) -> Iterator[list[Texts]]:
     while window := list(itertools.islice(rows, size)):
         yield window
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, config, load_dataset
 
-from adalora.adapters.head import class_order
 from adalora.builtin.miniature import generate
+from adalora.data.column_choice import NOTHING_ASKED, Asked
+from adalora.data.label_rule import LabelRule
+from adalora.data.own_files import read_files
+from adalora.data.table_reader import USUAL, Reading
+from adalora.data.understood import FileRead, Understood
 from adalora.errors import UserError
-from adalora.glue import user_files as files
 from adalora.glue.metrics import compute_glue_metrics, main_metric_of
 from adalora.glue.tasks import MINI_PREFIX, NO_DATA, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
@@ -28,7 +31,8 @@ class DataSource:
 
     ``classes`` are those of a head that answers as it is: the user's own files are read by them; ()
     stands for numbers, None for what the files say. ``need`` names the kinds of split the run
-    cannot do without (train, validation, test); others are read where they exist.
+    cannot do without (train, validation, test); others are read where they exist. ``columns``,
+    ``task_type`` and ``reading`` say of the user's own files what would be found out otherwise.
     """
 
     task_name: str | None = None
@@ -39,11 +43,19 @@ class DataSource:
     cache_dir: str | None = None
     classes: tuple[str, ...] | None = None
     need: tuple[str, ...] = ("train", "validation")
+    columns: Asked = NOTHING_ASKED
+    task_type: str | None = None
+    reading: Reading = USUAL
 
     def __post_init__(self) -> None:
         has_files = bool(self.train_file or self.validation_file or self.test_file)
         if self.task_name is None and not has_files:
             raise UserError(NO_DATA)
+        if self.columns != NOTHING_ASKED and not has_files:
+            raise UserError(
+                "--text_column, --pair_column and --label_column name columns of your own files, "
+                "--train_file and so on; GLUE's are known."
+            )
         if self.data_dir is not None and self.task_name is None:
             raise UserError(f"--data_dir {self.data_dir!r} needs --task_name to know which task.")
 
@@ -54,7 +66,8 @@ class TaskData:
 
     ``splits`` have the columns ``sentence1_key``, ``sentence2_key`` (if not None), ``label`` and
     ``idx``; labels are class indices, or float32 for regression, and -1 where there is none.
-    ``origin`` says in a sentence where they came from.
+    ``origin`` says in a sentence where they came from, ``label_column`` what the column of labels
+    is called there, and ``understood`` what else there is to say of them.
     """
 
     splits: DatasetDict
@@ -65,6 +78,8 @@ class TaskData:
     validation_splits: tuple[str, ...]
     test_splits: tuple[str, ...]
     origin: str
+    label_column: str | None = None
+    understood: Understood = field(default_factory=Understood)
 
     @property
     def is_regression(self) -> bool:
@@ -113,10 +128,18 @@ def load_data(source: DataSource) -> TaskData:
     else:
         # DataSource saw to it that a task is named where no files are.
         data = _from_hub(cast(Task, task), source)
+    if task is not None:
+        _check_type(source.task_type, task)
     _require(source, data)
     if task is not None and task.name == "mnli" and "test" in source.need:
         data = _with_diagnostic(data, source, is_mini)
     return data
+
+
+def _check_type(asked: str | None, task: Task) -> None:
+    own = "regression" if task.is_regression else "classification"
+    if asked not in (None, own):
+        raise UserError(f"--task_type {asked}: {task.name} is a task of {own}; leave the flag out.")
 
 
 def _with_diagnostic(data: TaskData, source: DataSource, is_mini: bool) -> TaskData:
@@ -176,6 +199,21 @@ def _task_data(task: Task, splits: DatasetDict, origin: str) -> TaskData:
         validation_splits=tuple(name for name in task.validation_splits if name in splits),
         test_splits=tuple(name for name in task.test_splits if name in splits),
         origin=origin,
+        label_column="label",
+        understood=_understood(task, splits, origin),
+    )
+
+
+def _understood(task: Task, splits: DatasetDict, origin: str) -> Understood:
+    train = Counter(splits["train"]["label"][:]) if "train" in splits else Counter[Any]()
+    names = task.labels or ()
+    return Understood(
+        files=tuple(FileRead(name, origin, len(split)) for name, split in splits.items()),
+        text_columns=tuple(key for key in (task.sentence1_key, task.sentence2_key) if key),
+        task_type="regression" if task.is_regression else "classification",
+        why=f"{task.name} of GLUE",
+        classes={name: train[index] for index, name in enumerate(names)},
+        label_range=(min(train), max(train)) if train and task.is_regression else None,
     )
 
 
@@ -220,92 +258,30 @@ def _from_files(source: DataSource, task: Task | None) -> TaskData:
         "test": source.test_file,
     }
     given = {name: Path(path).expanduser() for name, path in paths.items() if path}
-    frames = {name: files.read_file(path) for name, path in given.items()}
-    first = next(iter(frames))
-    wanted = None if task is None else (task.sentence1_key, task.sentence2_key)
-    keys = files.text_columns(frames[first], given[first], wanted)
-    columns = [key for key in keys if key is not None]
-    # The test set's labels are not looked at, as in the original: predictions are for it.
-    raw = {name: files.labels(f, given[name]) for name, f in frames.items() if name != "test"}
-    if task is None and source.classes is not None:
-        names = source.classes or None
-    elif raw or task is not None:
-        names = _label_names(raw, given, task)
-    else:
-        raise UserError("Only a test file was given; labels are known from training data.")
-
-    features, splits = _features(columns, names), {}
-    for name, frame in frames.items():
-        content: dict[str, list[Any]] = {
-            column: files.texts(frame, column, given[name]) for column in columns
-        }
-        content["label"] = (
-            class_indices(raw[name], names, given[name], by_index=task is not None)
-            if name in raw
-            else [-1] * len(frame)
-        )
-        content["idx"] = list(range(len(frame)))
-        splits[name] = Dataset.from_dict(content, features=features)
-    return TaskData(
-        splits=DatasetDict(splits),
-        task=task,
-        sentence1_key=keys[0],
-        sentence2_key=keys[1],
-        labels=names,
-        validation_splits=("validation",) if "validation" in splits else (),
-        test_splits=("test",) if "test" in splits else (),
-        origin=", ".join(str(path) for path in given.values()),
-    )
-
-
-def _label_names(
-    raw: dict[str, list[Any]], paths: dict[str, Path], task: Task | None
-) -> tuple[str, ...] | None:
-    """Names of the classes in order, or None for regression."""
+    keys = () if task is None else (task.sentence1_key, task.sentence2_key)
+    rule = None
     if task is not None:
-        return task.labels
-    first = "train" if "train" in raw else next(iter(raw))
-    source, path = raw[first], paths[first]
-    if any(isinstance(value, float) for value in source):
-        return None
-    kinds = {type(value) for value in source}
-    if len(kinds) > 1:
-        raise UserError(f"{path}: the labels are partly numbers and partly words.")
-    names = tuple(str(value) for value in sorted(set(source)))
-    if len(names) < 2:
-        raise UserError(f"{path}: every label is {names[0]!r}; at least two classes are needed.")
-    return names
-
-
-def class_indices(
-    values: list[Any], names: tuple[str, ...] | None, path: Path, *, by_index: bool = False
-) -> list[Any]:
-    """Labels as class indices, or as float where ``names`` is None.
-
-    Args:
-        values: the labels of a file, row by row.
-        names: of the classes, in order; matched as by ``class_order``.
-        path: the file, for messages.
-        by_index: the classes are those of a GLUE task, whose files may hold indices for words.
-
-    Raises:
-        UserError: if a label is none of ``names``, or no number; it is named with its row.
-    """
-    if names is None:
-        for row, value in enumerate(values, start=1):
-            if isinstance(value, str):
-                raise UserError(f"{path}, row {row}: the label {value!r} is no number.")
-        return [float(value) for value in values]
-    words = list(map(str, values))
-    found = list(dict.fromkeys(words))
-    known = names
-    if by_index and not set(found) <= set(names) and all(isinstance(v, int) for v in values):
-        known = tuple(map(str, range(len(names))))
-    index = dict(zip(found, class_order(known, found), strict=True))
-    for row, word in enumerate(words, start=1):
-        if index[word] is None:
-            raise UserError(
-                f"{path}, row {row}: the label {word!r} does not occur in training; the labels are "
-                f"{', '.join(known)}."
-            )
-    return [index[word] for word in words]
+        rule = LabelRule.known(task.labels, f"{task.name} of GLUE", indices=True)
+    elif source.classes is not None:
+        rule = LabelRule.known(source.classes or None, "as the head was trained")
+    own = read_files(
+        given,
+        source.columns,
+        reading=source.reading,
+        task_type=source.task_type,
+        usual=[key for key in keys if key is not None],
+        rule=rule,
+    )
+    texts = own.columns.texts
+    return TaskData(
+        splits=DatasetDict(own.splits),
+        task=task,
+        sentence1_key=texts[0],
+        sentence2_key=texts[1] if len(texts) > 1 else None,
+        labels=own.rule.names,
+        validation_splits=("validation",) if "validation" in given else (),
+        test_splits=("test",) if "test" in given else (),
+        origin=", ".join(str(path) for path in given.values()),
+        label_column=own.columns.label,
+        understood=own.understood,
+    )

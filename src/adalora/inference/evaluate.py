@@ -11,12 +11,14 @@ from torch.nn import functional as F
 
 from adalora.adapters.head import class_order
 from adalora.artefact.description import Description
+from adalora.data.column_choice import NOTHING_ASKED, Asked, Columns
+from adalora.data.label_rule import LabelRule
+from adalora.data.own_files import read_files
+from adalora.data.table_reader import USUAL, Reading
 from adalora.errors import UserError
-from adalora.glue import user_files as files
-from adalora.glue.load import DataSource, class_indices, load_data
+from adalora.glue.load import DataSource, load_data
 from adalora.glue.metrics import compute_glue_metrics
 from adalora.inference.classifier import Classifier, known_task, text_columns
-from adalora.inference.texts import Columns, choose_columns
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ def evaluation_sets(
     task_name: str | None = None,
     data_dir: str | None = None,
     validation_file: str | None = None,
-    column: str | None = None,
-    pair_column: str | None = None,
+    columns: Asked = NOTHING_ASKED,
+    reading: Reading = USUAL,
 ) -> dict[str, EvaluationSet]:
     """The sets to evaluate on, by name.
 
@@ -46,16 +48,16 @@ def evaluation_sets(
         described: of the classifier; its labels count, in its order.
         task_name: of the data; None for the task that it was trained on.
         data_dir: folder of the official GLUE files.
-        validation_file: the user's own, with a column ``label``; instead of the task's.
-        column: of its (first) text; None for the one of training.
-        pair_column: of its second text.
+        validation_file: the user's own, with labels; instead of the task's.
+        columns: of its texts and label; where they are not named, those of training.
+        reading: its quotation marks and encoding.
 
     Raises:
         UserError: if there are none, a file is wrong, or its labels are not the classifier's.
     """
     if validation_file is not None:
-        asked = tuple(name for name in (column, pair_column) if name is not None)
-        return {"validation": _of_file(described, Path(validation_file).expanduser(), asked)}
+        path = Path(validation_file).expanduser()
+        return {"validation": _of_file(described, path, columns, reading)}
     name = task_name or described.task
     if name is None:
         raise UserError(
@@ -101,21 +103,28 @@ def _order(
     return known
 
 
-def _of_file(described: Description, path: Path, asked: tuple[str, ...]) -> EvaluationSet:
-    frame = files.read_file(path)
+def _of_file(described: Description, path: Path, asked: Asked, reading: Reading) -> EvaluationSet:
     known = text_columns(described) or ()
-    wanted = Columns(asked, known, count=len(asked) or len(known) or 1)
-    columns = choose_columns(list(frame.columns), wanted, str(path))
-    texts: list[Any] = files.texts(frame, columns[0], path)
-    if len(columns) == 2:
-        texts = list(zip(texts, files.texts(frame, columns[1], path), strict=True))
+    wanted = None
+    if known and not asked.texts:
+        wanted = Columns(known, asked.label or described.label_column, ())
     labels = None
     if not described.is_regression:
         labels = described.labels or tuple(map(str, range(described.num_labels)))
+    # Places stand for names in GLUE's own files alone.
     task = known_task(described)
-    by_index = task is not None and task.labels == labels
-    references = class_indices(files.labels(frame, path), labels, path, by_index=by_index)
-    return EvaluationSet(texts, references)
+    indices = task is not None and task.labels == labels
+    own = read_files(
+        {"validation": path},
+        asked,
+        reading=reading,
+        rule=LabelRule.known(labels, "the model's labels", indices=indices),
+        wanted=wanted,
+    )
+    rows = own.splits["validation"]
+    texts = [list(rows[name]) for name in own.columns.texts]
+    pairs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+    return EvaluationSet(pairs, list(rows["label"]))
 
 
 def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float]:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from adalora.data.table_reader import Texts
 from adalora.inference.classifier import Answer, Prediction
-from adalora.inference.texts import Row
 
 FORMATS = ("tsv", "csv", "jsonl")
 _DIGITS = 6
 
-Write = Callable[[Sequence[Row], Sequence[Answer]], None]
+Write = Callable[[Sequence[Texts], Sequence[Answer]], None]
 
 
 def writer(
@@ -29,7 +29,7 @@ def writer(
     """
     if form == "jsonl":
 
-        def write_objects(rows: Sequence[Row], answers: Sequence[Answer]) -> None:
+        def write_objects(rows: Sequence[Texts], answers: Sequence[Answer]) -> None:
             for row, answer in zip(rows, answers, strict=True):
                 texts = dict(zip(text_columns, row.texts, strict=False))
                 value = {"index": row.number - 1, **texts, **_as_json(answer)}
@@ -38,19 +38,30 @@ def writer(
 
         return write_objects
 
+    # The module quotes a cell for a character that ends lines, and "\r" is one when they are read.
     table: Any = csv.writer(
-        stream, delimiter="," if form == "csv" else "\t", lineterminator="\n", strict=True
+        _PlainEnds(stream), delimiter="," if form == "csv" else "\t", lineterminator="\r\n"
     )
     answer_columns = ["value"] if labels is None else ["label", *(f"p_{name}" for name in labels)]
     table.writerow(["index", *text_columns, *answer_columns])
 
-    def write_cells(rows: Sequence[Row], answers: Sequence[Answer]) -> None:
+    def write_cells(rows: Sequence[Texts], answers: Sequence[Answer]) -> None:
         for row, answer in zip(rows, answers, strict=True):
             texts = row.texts[: len(text_columns)]
             table.writerow([row.number - 1, *texts, *_as_cells(answer)])
         stream.flush()
 
     return write_cells
+
+
+class _PlainEnds:
+    """Rows that end in a carriage return and a line feed, written with the line feed alone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> None:
+        self._stream.write(row.removesuffix("\r\n") + "\n")
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from adalora.artefact.warm_start import (
     read_adapters,
     stored_classes,
 )
+from adalora.data.column_choice import Asked
+from adalora.data.table_reader import Reading
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
@@ -242,6 +244,9 @@ def data_source(arguments: RunArguments) -> DataSource:
         cache_dir=arguments.model.cache_dir,
         classes=classes_of_head(arguments) if by_head else None,
         need=tuple(compress(("train", "validation", "test"), need)),
+        columns=Asked(data.text_column, data.pair_column, data.label_column),
+        task_type=data.task_type,
+        reading=Reading(quotes=not data.no_quotes, encoding=data.encoding),
     )
 
 

@@ -95,6 +95,8 @@ def save(parts: RunParts, evaluated: Mapping[str, Evaluated]) -> None:
             labels=data.labels,
             is_regression=data.is_regression,
             text_columns=[column for column in columns if column is not None],
+            label_column=data.label_column,
+            data=data.understood.as_json(),
             max_seq_length=arguments.data.max_seq_length,
             training=_settings(parts),
         ),

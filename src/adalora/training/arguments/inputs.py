@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from adalora.data.label_rule import TASK_TYPES
 from adalora.errors import UserError
 from adalora.glue.tasks import NO_DATA
 from adalora.validation import COUNT, Interval, check_flags
@@ -84,6 +85,14 @@ class DataArguments:
     train_file: str | None = flag(None, "Training data: CSV, TSV, JSON, JSON lines or Parquet.")
     validation_file: str | None = flag(None, "Validation data, likewise.")
     test_file: str | None = flag(None, "Test data, likewise.")
+    text_column: str | None = flag(None, "Column of the (first) text in your own files.")
+    pair_column: str | None = flag(None, "Column of the second text of pairs.")
+    label_column: str | None = flag(None, "Column of the label.")
+    task_type: str | None = flag(
+        None, "classification or regression, where the labels of your own files may be either."
+    )
+    no_quotes: bool = flag(False, "Quotation marks in CSV and TSV are characters.")
+    encoding: str | None = flag(None, "Of your own files, such as latin-1; default: UTF-8.")
     max_seq_length: int = flag(128, "Tokens after which a text is cut off.")
     overwrite_cache: bool = flag(False, "Tokenise again even if a cached result exists.")
     pad_to_max_length: bool = flag(
@@ -97,6 +106,13 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         samples = ("max_train_samples", "max_val_samples", "max_test_samples")
-        check_flags(self, {"max_seq_length": Interval(4, 1e7), **dict.fromkeys(samples, COUNT)})
+        check_flags(
+            self,
+            {
+                "task_type": TASK_TYPES,
+                "max_seq_length": Interval(4, 1e7),
+                **dict.fromkeys(samples, COUNT),
+            },
+        )
         if self.task_name is None and not (self.train_file or self.validation_file):
             raise UserError(NO_DATA)

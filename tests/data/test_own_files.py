@@ -82,7 +82,7 @@ def test_labels_of_every_type(
     assert list(data.splits["train"]["label"]) == indices
 
 
-def test_the_text_columns_are_the_tasks_or_sentence1_and_2_or_the_first_two(tmp_path: Path) -> None:
+def test_the_text_columns_are_the_tasks_or_those_of_a_plain_name(tmp_path: Path) -> None:
     def columns(task: str | None, **cells: str) -> tuple[str, str | None]:
         rows = [{"id": "7", **cells, "label": label} for label in ("0", "1")]
         data = load(write(tmp_path, "train.csv", rows), task_name=task)
@@ -90,7 +90,7 @@ def test_the_text_columns_are_the_tasks_or_sentence1_and_2_or_the_first_two(tmp_
 
     both = {"extra": "x", "hypothesis": "b", "premise": "a"}
     assert columns("mnli", **both) == ("premise", "hypothesis")
-    assert columns(None, **both) == ("extra", "hypothesis")
+    assert columns(None, **both) == ("premise", "hypothesis")
     assert columns(None, extra="x", sentence2="b", sentence1="a") == ("sentence1", "sentence2")
     assert columns(None, only="x") == ("only", None)
 
@@ -116,17 +116,21 @@ def test_a_test_file_needs_no_labels_and_those_it_has_are_not_looked_at(tmp_path
     [
         ("train.txt", "text", "ends in '.txt'"),
         ("train.csv", "text,label\n", "holds no examples"),
-        ("train.csv", "", "could not be read as csv"),
+        ("train.csv", "", "is empty; a row with the names"),
         ("train.csv", "text,label\na,1\n,b,2,3\n", "line 3: 4 columns, where the header has 2"),
-        ("train.csv", "text,class\na,1\n", "no column 'label'; its columns are 'text', 'class'"),
+        (
+            "train.csv",
+            "text,spam\na,1\n",
+            "no column 'label', nor another that is plainly the label",
+        ),
         ("train.csv", "label,idx\n1,0\n0,1\n", "has no column of text"),
-        ("train.csv", "text,label\na,1\nb,\n", "example 2: the label is missing"),
+        ("train.csv", "text,label\na,1\nb,\n", "line 3: the label is missing"),
         ("train.csv", "text,label\na,x\nb,x\n", "every label is 'x'"),
         ("train.json", '{"text": 1', "not JSON"),
         ("train.json", '[{"text": "a", "label": null}]', "the label is missing (None)"),
-        ("train.json", '[{"text": null, "label": 0}, {"text": "a", "label": 1}]', "example 1"),
+        ("train.json", '[{"text": null, "label": 0}, {"text": "a", "label": 1}]', "line 1"),
         ("train.json", '[{"text": "a", "label": 0}, {"text": "a", "label": "x"}]', "partly"),
-        ("train.json", "[1, 2]", "a list of objects"),
+        ("train.json", "[1, 2]", "is no JSON object; each example is one"),
         ("train.jsonl", '{"text": "a", "label": 0}\n{"text"\n', "line 2: not JSON"),
         ("train.parquet", "no parquet", "could not be read as parquet"),
     ],
