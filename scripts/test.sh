@@ -7,6 +7,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 
 cd "$project_root"
+# Builds of PyTorch for a CPU come without Triton, whose interpreter runs the kernels in the tests.
+if [[ $(uname) == Linux ]] && ! "$environment_python" -c \
+  'import importlib.util, sys; sys.exit(importlib.util.find_spec("triton") is None)'; then
+  "$environment_python" -m pip install --quiet --no-input --disable-pip-version-check triton==3.7.1 \
+    </dev/null || echo "triton could not be installed; the tests of its kernels are skipped"
+fi
 echo "ruff"
 "$environment_python" -m ruff check .
 # The type checker works on one core while the first tests run, and its word comes last.

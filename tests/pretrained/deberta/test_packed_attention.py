@@ -7,85 +7,41 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pretrained.deberta.packed_inputs import (
+    HEADS,
+    WIDTH,
+    inputs_of,
+    mask_of,
+    positions_of,
+    reference,
+)
 from torch import Tensor
 
 from adalora.pretrained.deberta.packed_attention import Positions, packed_attention
 from adalora.pretrained.deberta.packing import Packing
-from adalora.pretrained.deberta.reference import disentangled_scores, relative_buckets
+from adalora.pretrained.deberta.reference import relative_buckets
+from adalora.pretrained.deberta.whole_batch_attention import Sequences, whole_batch_attention
 from adalora.pretrained.dropout import keep_mask
 
-HEADS, WIDTH = 3, 8
 PACKED = ("query", "key", "value")
+#: The attention of a CPU, by groups, and the padded one of an accelerator without Triton.
+WAYS = ("groups", "whole batch")
 
 
-def mask_of(lengths: list[int], longest: int | None = None) -> Tensor:
-    """[batch, length], the first tokens of each sequence are real."""
-    position = torch.arange(longest or max(lengths))
-    return (position < torch.tensor(lengths)[:, None]).long()
-
-
-def positions_of(length: int, buckets: int, maximum: int, span: int) -> Positions:
-    table = relative_buckets(length, buckets=buckets, max_position=maximum)
-    distances = torch.cat([table[0].flip(0)[:-1], table[:, 0]])
-    return Positions((distances + span).clamp(0, 2 * span - 1))
-
-
-def inputs_of(tokens: int, span: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(tokens)
-
-    def draw(*sizes: int) -> Tensor:
-        return torch.randn(*sizes, generator=generator, dtype=torch.float64).to(dtype)
-
-    return {
-        "query": draw(tokens, HEADS, WIDTH),
-        "key": draw(tokens, HEADS, WIDTH),
-        "value": draw(tokens, HEADS, WIDTH),
-        "position_key": draw(HEADS, 2 * span, WIDTH),
-        "position_query": draw(HEADS, 2 * span, WIDTH),
-    }
-
-
-def reference(
-    inputs: dict[str, Tensor | None],
-    mask: Tensor,
-    buckets: Tensor,
-    *,
-    terms: int = 3,
-    factors: Tensor | None = None,
+def attend(
+    way: str, leaves: dict[str, Any], packing: Packing, positions: Positions, dropout: float = 0.0
 ) -> Tensor:
-    """Padded, by ``disentangled_scores``; ``factors`` multiply the probabilities (dropout)."""
-    batch, length = mask.shape
-    flat = mask.flatten().nonzero().squeeze(1)
-
-    def pad(packed: Any) -> Tensor:
-        padded = packed.new_zeros(batch * length, HEADS, WIDTH).index_copy(0, flat, packed)
-        heads: Tensor = padded.view(batch, length, HEADS, WIDTH).transpose(1, 2)
-        return heads
-
-    query, key, value = (pad(inputs[name]) for name in ("query", "key", "value"))
-    scores = disentangled_scores(
-        query,
-        key,
-        buckets,
-        terms=terms,
-        position_key=inputs["position_key"],
-        position_query=inputs["position_query"],
-    )
-    scores = scores.masked_fill(~mask.bool()[:, None, None, :], -math.inf)
-    probabilities = scores.softmax(-1)
-    if factors is not None:
-        probabilities = probabilities * factors
-    context = (
-        (probabilities.to(value.dtype) @ value)
-        .transpose(1, 2)
-        .reshape(batch * length, HEADS, WIDTH)
-    )
-    return context[flat]
+    options: dict[str, Any] = {"scale": math.sqrt(WIDTH * 3), "dropout": dropout}
+    if way == "whole batch":
+        sequences = Sequences.of(packing, positions)
+        return whole_batch_attention(**leaves, sequences=sequences, **options)
+    return packed_attention(**leaves, groups=packing.groups, positions=positions, **options)
 
 
 def compare(
     mask: Tensor,
     *,
+    way: str = "groups",
     buckets: int = 8,
     maximum: int = 64,
     without: tuple[str, ...] = (),
@@ -105,12 +61,9 @@ def compare(
             name: None if x is None else x.clone().requires_grad_() for name, x in named.items()
         }
         if fast:
-            out = packed_attention(
-                **leaves,
-                groups=packing.groups,
-                positions=positions_of(packing.longest, buckets, maximum, span),
-                scale=math.sqrt(WIDTH * 3),
-            )
+            positions = positions_of(packing.longest, buckets, maximum, span)
+            # Nothing reads rows that hold no token.
+            out = attend(way, leaves, packing, positions)[:tokens]
         else:
             table = relative_buckets(mask.shape[1], buckets=buckets, max_position=maximum)
             of_tokens = {
@@ -118,7 +71,6 @@ def compare(
                 for name, x in leaves.items()
             }
             out = reference(of_tokens, mask, table)
-            out = torch.cat([out, out.new_zeros(packing.filling, HEADS, WIDTH)])
         weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
         (out * weights).sum().backward()
         results.append([out, *(x.grad for x in leaves.values() if x is not None)])
@@ -127,26 +79,31 @@ def compare(
         torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * max(scale, 1.0))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 128, 300, 1024])
-def test_one_sequence_of_any_length(length: int) -> None:
-    compare(mask_of([length]), buckets=32, maximum=512)
+def test_one_sequence_of_any_length(length: int, way: str) -> None:
+    compare(mask_of([length]), way=way, buckets=32, maximum=512)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("buckets", [-1, 4, 32])
 @pytest.mark.parametrize("maximum", [16, 64])
 def test_linear_and_logarithmic_positions_and_those_beyond_the_table(
-    buckets: int, maximum: int
+    buckets: int, maximum: int, way: str
 ) -> None:
-    compare(mask_of([70, 41]), buckets=buckets, maximum=maximum)
+    compare(mask_of([70, 41]), way=way, buckets=buckets, maximum=maximum)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "lengths", [[5, 5, 5], [9, 8, 9, 1], [1, 30, 2, 29, 3, 28], [64, 1, 100, 90], [7] * 40]
 )
 @pytest.mark.parametrize("longest", [None, 110])
 @pytest.mark.parametrize("recurring", [False, True])
-def test_batches_of_mixed_lengths(lengths: list[int], longest: int | None, recurring: bool) -> None:
-    compare(mask_of(lengths, longest), recurring=recurring)
+def test_batches_of_mixed_lengths(
+    lengths: list[int], longest: int | None, recurring: bool, way: str
+) -> None:
+    compare(mask_of(lengths, longest), recurring=recurring, way=way)
 
 
 @pytest.mark.parametrize("recurring", [False, True])
@@ -157,11 +114,12 @@ def test_gaps_keep_their_distance(recurring: bool) -> None:
     compare(mask, recurring=recurring)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "without", [("position_key",), ("position_query",), ("position_key", "position_query")]
 )
-def test_models_without_a_position_term(without: tuple[str, ...]) -> None:
-    compare(mask_of([33, 20, 70]), without=without)
+def test_models_without_a_position_term(without: tuple[str, ...], way: str) -> None:
+    compare(mask_of([33, 20, 70]), without=without, way=way)
 
 
 def test_dropout_with_the_same_mask() -> None:
@@ -194,11 +152,12 @@ def test_dropout_with_the_same_mask() -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-11 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("dtype", "factor"), [(torch.float32, 4), (torch.bfloat16, 4), (torch.float16, 4)]
 )
 def test_lower_precision_is_as_near_to_float64_as_the_reference(
-    dtype: torch.dtype, factor: float
+    dtype: torch.dtype, factor: float, way: str
 ) -> None:
     mask = mask_of([50, 50, 31])
     packing = Packing.of(mask)
@@ -212,12 +171,7 @@ def test_lower_precision_is_as_near_to_float64_as_the_reference(
             name: x.detach().to(working).requires_grad_() for name, x in exact.items()
         }
         if kind == "fast":
-            out = packed_attention(
-                **leaves,
-                groups=packing.groups,
-                positions=positions_of(50, 16, 64, 16),
-                scale=math.sqrt(WIDTH * 3),
-            )
+            out = attend(way, leaves, packing, positions_of(50, 16, 64, 16))
         else:
             out = reference(leaves, mask, table)
         out.double().square().sum().backward()

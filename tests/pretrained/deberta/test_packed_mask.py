@@ -11,6 +11,7 @@ import torch
 from tests.accelerators.steps import Case, batch, build
 from torch import Tensor
 
+from adalora.pretrained.deberta import encoder
 from adalora.pretrained.deberta.packing import PackedMask, Packing
 
 LENGTHS = [(7, 7, 7), (9, 2, 5, 1), (64, 3), (1,)]
@@ -100,3 +101,24 @@ def test_a_model_answers_it_as_it_answers_the_mask() -> None:
     plain = model(**inputs).logits
     packed = model(**{**inputs, "attention_mask": PackedMask.of(inputs["attention_mask"])}).logits
     assert torch.equal(plain, packed)
+
+
+@pytest.mark.parametrize("low", [None, torch.bfloat16], ids=str)
+def test_an_accelerators_attention_makes_the_same_step(
+    low: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the whole model, on real numbers: all sequences at once in place of groups."""
+    case = Case("svd", low=low)
+    inputs = batch()
+    answers = []
+    for at_once in (False, True):
+        monkeypatch.setattr(encoder, "_attends_at_once", lambda _, at_once=at_once: at_once)
+        model, _ = build(case)
+        with torch.autocast("cpu", dtype=low or torch.bfloat16, enabled=low is not None):
+            output = model(**inputs)
+        output.loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        answers.append([output.logits.float(), *gradients])
+    tolerance = 1e-5 if low is None else 3e-2
+    for grouped, whole in zip(*answers, strict=True):
+        torch.testing.assert_close(whole, grouped, rtol=0, atol=tolerance * grouped.abs().max().item())

@@ -1,14 +1,16 @@
 """The attention that takes the place of the installed DebertaV2 model's.
 
 It adopts the projections of the module it replaces, so parameters and their names stay those of the
-hub checkpoints. It has two ways: packed tokens by ``packed_attention``, and padded batches by the
-readable reference. Differences to transformers' own: position tables are not repeated per example,
-and scores and softmax are in float32 under half precision.
+hub checkpoints. Packed tokens go through ``packed_attention`` on a CPU and through
+``whole_batch_attention`` on an accelerator; padded batches through the readable reference.
+Differences to transformers' own: position tables are not repeated per example, and scores and
+softmax are in float32 under half precision.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,8 +18,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adalora.errors import UserError
-from adalora.pretrained.deberta.packed_attention import PackedBatch, packed_attention
+from adalora.pretrained.deberta.packed_attention import Positions, packed_attention
+from adalora.pretrained.deberta.packing import Packing
 from adalora.pretrained.deberta.reference import disentangled_scores, relative_buckets
+from adalora.pretrained.deberta.whole_batch_attention import Sequences, whole_batch_attention
+
+
+@dataclass(frozen=True)
+class DisentangledBatch:
+    """What the layers of an unpadded encoder are given in place of an attention mask.
+
+    Attributes:
+        packing: the real tokens and their groups.
+        positions: how distances index the position tables.
+        sequences: the same tokens by sequence, for the attention of an accelerator; None on a CPU.
+    """
+
+    packing: Packing
+    positions: Positions
+    sequences: Sequences | None = None
 
 
 class DisentangledAttention(nn.Module):
@@ -59,7 +78,7 @@ class DisentangledAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor | PackedBatch,
+        attention_mask: Tensor | DisentangledBatch,
         output_attentions: bool = False,
         query_states: Tensor | None = None,
         relative_pos: Tensor | None = None,
@@ -81,7 +100,7 @@ class DisentangledAttention(nn.Module):
             Context in the shape of ``hidden_states``, and probabilities
             [batch, heads, length, length] or None.
         """
-        if isinstance(attention_mask, PackedBatch):
+        if isinstance(attention_mask, DisentangledBatch):
             return self._packed(hidden_states, attention_mask, rel_embeddings), None
         queries = hidden_states if query_states is None else query_states
         query = self._heads(self.query_proj(queries))
@@ -109,7 +128,7 @@ class DisentangledAttention(nn.Module):
         """Products in the score."""
         return 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
 
-    def _packed(self, states: Tensor, batch: PackedBatch, rel_embeddings: Tensor | None) -> Tensor:
+    def _packed(self, states: Tensor, batch: DisentangledBatch, rel_embeddings: Tensor | None) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
         sizes = (self.num_attention_heads, self.attention_head_size)
         query, key, value = (
@@ -119,17 +138,18 @@ class DisentangledAttention(nn.Module):
         position_key = position_query = None
         if self.relative_attention and rel_embeddings is not None:
             position_key, position_query = self._tables(rel_embeddings)
-        context = packed_attention(
-            query,
-            key,
-            value,
-            position_key,
-            position_query,
-            groups=batch.packing.groups,
-            positions=batch.positions,
-            scale=math.sqrt(self.attention_head_size * self._terms),
-            dropout=cast(nn.Dropout, self.dropout).p if self.training else 0.0,
-        )
+        inputs = (query, key, value, position_key, position_query)
+        scale = math.sqrt(self.attention_head_size * self._terms)
+        dropout = cast(nn.Dropout, self.dropout).p if self.training else 0.0
+        if batch.sequences is None:
+            groups, positions = batch.packing.groups, batch.positions
+            context = packed_attention(
+                *inputs, groups=groups, positions=positions, scale=scale, dropout=dropout
+            )
+        else:
+            context = whole_batch_attention(
+                *inputs, sequences=batch.sequences, scale=scale, dropout=dropout
+            )
         return context.flatten(1)
 
     def _heads(self, states: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Model
 
-from adalora.pretrained.deberta.packed_attention import PackedBatch, Positions
+from adalora.pretrained.deberta.attention import DisentangledBatch
+from adalora.pretrained.deberta.packed_attention import Positions
 from adalora.pretrained.deberta.packing import Packing
 from adalora.pretrained.deberta.reference import distance_buckets
+from adalora.pretrained.deberta.whole_batch_attention import Sequences
 
 
 class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
@@ -115,7 +117,9 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
         """The states before the first layer and after each, [rows, hidden]."""
         encoder: Any = self.encoder
         table, positions = self._positions(packing)
-        batch = PackedBatch(packing, positions)
+        at_once = packing.starts is not None and _attends_at_once(states.device)
+        sequences = Sequences.of(packing, positions) if at_once else None
+        batch = DisentangledBatch(packing, positions, sequences)
         everything = [states]
         for number, layer in enumerate(encoder.layer):
             following, _ = layer(everything[-1], batch, rel_embeddings=table)
@@ -156,3 +160,8 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             first, last = int(rows[0]), int(rows[-1])
             kept[length, device] = first, last, (rows - first).to(device)
         return kept[length, device]
+
+
+def _attends_at_once(device: torch.device) -> bool:
+    """Whether groups that suit a processor's cache would be no more than many small launches."""
+    return device.type != "cpu"

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adalora.pretrained.deberta.packing import Group, Packing
+from adalora.pretrained.deberta.packing import Group
 from adalora.pretrained.dropout import keep_mask
 
 #: Rows of a block; smaller blocks meet fewer positions, larger ones make better products.
@@ -49,11 +49,10 @@ class Positions:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """What the layers of an unpadded encoder are given in place of an attention mask.
+    """What the layers of an unpadded encoder other than DeBERTaV3 are given for an attention mask.
 
     Attributes:
         packing: where the tokens are.
-        positions: the tables' row of each distance; None for an encoder without tables.
         bias: see ``packed_attention``.
         mask: for an attention over padded positions: True where a query may attend, or what is
             added to the scores, of which ``bias`` is a part; [batch, 1 or heads, 1 or length,
@@ -61,7 +60,6 @@ class PackedBatch:
     """
 
     packing: Packing
-    positions: Positions | None = None
     bias: Tensor | None = None
     mask: Tensor | None = None
 

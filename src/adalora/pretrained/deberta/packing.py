@@ -79,6 +79,8 @@ class Packing:
         longest: no group has more positions per sequence.
         groups: all sequences, each in one group.
         recurring: see ``of``.
+        starts: int64 [batch + 1], the packed row that each sequence starts at, and their end;
+            None if a sequence has gaps, whose distances are not those of its packed rows.
     """
 
     batch: int
@@ -88,6 +90,7 @@ class Packing:
     longest: int
     groups: tuple[Group, ...]
     recurring: bool = False
+    starts: Tensor | None = None
 
     @classmethod
     def of(cls, mask: Tensor, *, recurring: bool = False) -> Self | None:
@@ -107,6 +110,7 @@ class Packing:
         batch, length = real.shape
         counts = real.sum(dim=1).tolist()
         spans = (length - real.flip(1).int().argmax(dim=1)).tolist()
+        starts = F.pad(real.sum(dim=1).cumsum(0), (1, 0)) if counts == spans else None
         tokens = real.flatten().nonzero().squeeze(1)
         longest, filling = max(spans), 0
         if recurring:
@@ -121,7 +125,7 @@ class Packing:
             widest = max(spans[index] for index in members)
             groups.append(_group(members, widest, counts, real, places))
         rows = torch.cat([tokens, tokens[:1].expand(filling)])
-        packing = cls(batch, length, rows, filling, longest, tuple(groups), recurring)
+        packing = cls(batch, length, rows, filling, longest, tuple(groups), recurring, starts)
         return packing if device.type == "cpu" else packing.with_index(packing.index().to(device))
 
     @classmethod
@@ -151,7 +155,7 @@ class Packing:
     def _parts(self) -> list[Tensor | None]:
         """Every index tensor, in one order."""
         tables = ((group.rows, group.real, group.absent) for group in self.groups)
-        return [self.rows, *(part for table in tables for part in table)]
+        return [self.rows, self.starts, *(part for table in tables for part in table)]
 
     def index(self) -> Tensor:
         """All index tensors one after the other, int64, to be moved in one copy."""
@@ -161,13 +165,13 @@ class Packing:
         """The same packing with its index tensors in ``index``, which ``index()`` gave."""
         sizes = [0 if part is None else len(part) for part in self._parts()]
         parts = zip(index.split(sizes), self._parts(), strict=True)
-        _, *moved = [None if old is None else new for new, old in parts]
+        _, starts, *moved = [None if old is None else new for new, old in parts]
         tables = zip(moved[::3], moved[1::3], moved[2::3], strict=True)
         groups = (
             replace(group, rows=places, real=real, absent=absent)
             for group, (places, real, absent) in zip(self.groups, tables, strict=True)
         )
-        return replace(self, rows=index[: sizes[0]], groups=tuple(groups))
+        return replace(self, rows=index[: sizes[0]], starts=starts, groups=tuple(groups))
 
     @property
     def in_groups(self) -> bool:
