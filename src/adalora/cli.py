@@ -56,7 +56,8 @@ COMMANDS = {
     "submit": Command("the zip that the GLUE server takes, from runs on its tasks", "submit"),
     "report": Command("one HTML page on a run or a sweep, with its pictures", "show", "report"),
     "doctor": Command(
-        "this machine: its devices, the ways taken on it, whether they are right, how fast", "doctor"
+        "this machine: its devices, the ways taken on it, whether they are right, how fast",
+        "doctor",
     ),
     "info": Command("what a run, an artefact or a training checkpoint is", "info"),
 }

@@ -57,7 +57,7 @@ def main(flags: Sequence[str]) -> int:
     from rich.console import Console
 
     console = Console(highlight=False)
-    from adalora.terminal.plan_summary import facts_table
+    from adalora.terminal.summaries import facts_table
 
     console.print(facts_table(machine()))
     devices = list(devices_here())
@@ -77,7 +77,7 @@ def machine() -> list[tuple[str, str]]:
     import torch
 
     from adalora import __version__
-    from adalora.runtime.memory import available_memory
+    from adalora.runtime.machine import available_memory
 
     found = []
     for package in PACKAGES:
@@ -187,30 +187,24 @@ def _speeds(device: torch.device) -> Iterator[Speed]:
 def _step(device: torch.device, layers: int, low: torch.dtype | None) -> Any:
     """A whole training step of ``--apply_adalora`` on a base-sized DeBERTaV3 of random weights."""
     import torch
-    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from adalora.pretrained.deberta.packing import PackedMask
     from adalora.pretrained.deberta.patch import patch
+    from adalora.pretrained.loading import describe_task
+    from adalora.pretrained.selfcheck import DEBERTA_V3
     from adalora.training.adaptation import AdaLora
     from adalora.training.arguments.parser import parse_arguments
     from adalora.training.build import adapt
 
     words = ["--apply_adalora", "--model_name_or_path", "nano", "--task_name", "mini-sst2"]
     method = parse_arguments(words).method
-    config = DebertaV2Config(
-        vocab_size=1000,
-        num_hidden_layers=layers,
-        relative_attention=True,
-        position_buckets=256,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        position_biased_input=False,
-        type_vocab_size=0,
-    )
+    sizes = {"vocab_size": 1000, "num_hidden_layers": layers, "num_labels": 2}
+    config = AutoConfig.for_model("deberta-v2", **sizes, **DEBERTA_V3)
+    describe_task(config, labels=None, is_regression=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = adapt(patch(DebertaV2ForSequenceClassification(config)), method).model
+        model = adapt(patch(AutoModelForSequenceClassification.from_config(config)), method).model
         ids = torch.randint(5, 1000, (len(LENGTHS), max(LENGTHS)))
     model.to(device).train()
     adaptation = AdaLora(model, method.settings)

@@ -27,10 +27,11 @@ _SIZES: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
     "num_labels": 3,
 }
-_DEBERTA_V3: dict[str, Any] = {
+#: What makes a configuration of type deberta-v2 one of DeBERTaV3.
+DEBERTA_V3: dict[str, Any] = {
     "relative_attention": True,
-    "position_buckets": 16,
-    "max_relative_positions": 64,
+    "position_buckets": 256,
+    "max_relative_positions": -1,
     "pos_att_type": ["c2p", "p2c"],
     "share_att_key": True,
     "norm_rel_ebd": "layer_norm",
@@ -40,7 +41,7 @@ _DEBERTA_V3: dict[str, Any] = {
 }
 #: Model type -> what its configuration has in addition, and how our way is taken.
 _ENCODERS: dict[str, tuple[dict[str, Any], Callable[[Any], object]]] = {
-    "deberta-v2": (_DEBERTA_V3, patch),
+    "deberta-v2": ({**DEBERTA_V3, "position_buckets": 16}, patch),
     "bert": ({"classifier_dropout": 0.0}, unpad_encoder),
 }
 ENCODERS = tuple(_ENCODERS)

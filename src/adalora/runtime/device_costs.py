@@ -10,6 +10,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,6 +47,10 @@ _READS = frozenset(
         "repeat_interleave.Tensor",
     )
 )
+#: Operations that need the number of hits where an index is a mask.
+_INDEXED = frozenset(
+    f"aten.{name}" for name in ("index.Tensor", "index_put.default", "index_put_.default")
+)
 #: Tensors of a list that one kernel of torch's multi-tensor operations takes.
 _PER_LIST_KERNEL = 48
 
@@ -71,21 +76,29 @@ class DeviceCosts(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         name = str(function)
-        if name in _READS:
+        reads = name in _READS or (name in _INDEXED and _by_mask(args[1]))
+        if reads:
             self.reads[name] += 1
-        if name not in _NOTHING and name not in _READS and not _is_view(function):
+        elif name not in _NOTHING and not _is_view(function):
             lists = [len(x) for x in args if isinstance(x, list | tuple) and _of_tensors(x)]
             self.launches[name] += -(-max(lists, default=1) // _PER_LIST_KERNEL)
         result = function(*args, **(kwargs or {}))
         source = args[0] if args else None
-        if isinstance(result, Tensor) and isinstance(source, Tensor):
-            if source.device.type != "cpu" and result.device.type == "cpu":
-                self.reads[name] += 1
+        if isinstance(source, Tensor) and source.device.type != "cpu" and _is_on_host(result):
+            self.reads[name] += 1
         return result
+
+
+def _is_on_host(result: Any) -> bool:
+    return isinstance(result, Tensor) and result.device.type == "cpu"
 
 
 def _of_tensors(values: Any) -> bool:
     return bool(values) and isinstance(values[0], Tensor)
+
+
+def _by_mask(indices: Any) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 @cache

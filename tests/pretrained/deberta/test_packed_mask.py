@@ -121,4 +121,6 @@ def test_an_accelerators_attention_makes_the_same_step(
         answers.append([output.logits.float(), *gradients])
     tolerance = 1e-5 if low is None else 3e-2
     for grouped, whole in zip(*answers, strict=True):
-        torch.testing.assert_close(whole, grouped, rtol=0, atol=tolerance * grouped.abs().max().item())
+        torch.testing.assert_close(
+            whole, grouped, rtol=0, atol=tolerance * grouped.abs().max().item()
+        )

@@ -128,7 +128,9 @@ class DisentangledAttention(nn.Module):
         """Products in the score."""
         return 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
 
-    def _packed(self, states: Tensor, batch: DisentangledBatch, rel_embeddings: Tensor | None) -> Tensor:
+    def _packed(
+        self, states: Tensor, batch: DisentangledBatch, rel_embeddings: Tensor | None
+    ) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
         sizes = (self.num_attention_heads, self.attention_head_size)
         query, key, value = (

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adalora.pretrained.deberta.packing import Group
+from adalora.pretrained.deberta.packing import Group, Packing
 from adalora.pretrained.dropout import keep_mask
 
 #: Rows of a block; smaller blocks meet fewer positions, larger ones make better products.
