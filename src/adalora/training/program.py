@@ -24,7 +24,7 @@ from adalora.training.build import (
     seed_everything,
     summary_writer,
 )
-from adalora.training.checkpointing.settings import resume_settings
+from adalora.training.checkpointing.settings import data_settings, resume_settings
 from adalora.training.checks import check_combination, check_schedule
 from adalora.training.folders import (
     clear_earlier_run,
@@ -86,11 +86,14 @@ def train_and_evaluate(
         splits = tokenise(data, tokenizer, arguments.data)
     writer = summary_writer(training)
     adaptation = build_adaptation(model, arguments.method, writer=writer)
+    settings = resume_settings(arguments)
+    if training.do_train:
+        settings |= data_settings(data, tokenizer, arguments.data.max_train_samples)
     trainer = AdaLoraTrainer(
         model=model,
         args=training,
         adaptation=adaptation,
-        settings=resume_settings(arguments),
+        settings=settings,
         reg_loss_wgt=arguments.method.reg_loss_wgt,
         masking_prob=arguments.method.masking_prob,
         lora_plus_ratio=arguments.method.lora_plus_ratio,

@@ -38,7 +38,13 @@ from adalora.storage.snapshots import (
 )
 from adalora.training.build import count_steps
 from adalora.training.callbacks import TrainingTime
-from adalora.training.checkpointing.settings import differences, trainer_settings
+from adalora.training.checkpointing.settings import (
+    CLASSES,
+    TOKENIZER,
+    TRAINING_DATA,
+    differences,
+    trainer_settings,
+)
 from adalora.training.checkpointing.state import Continuation, RunningMean, random_state_kept
 from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer import advance_scheduler, load_optimizer, optimizer_state
@@ -248,10 +254,19 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             raise UserError(
                 f"{folder} holds the state of another optimizer ({shown}); give --optim as it was."
             )
-        if not getattr(self.args, "force_resume", False):
+        if CLASSES in different:
             raise UserError(
-                f"{folder} is of a run with other settings ({shown}). Give the flags as they "
-                "were, start afresh with --overwrite_output_dir, or continue with the new ones by "
+                f"{folder} is of a run on other classes ({shown}). Start afresh with "
+                "--overwrite_output_dir, or in another --root_output_dir, where --lora_path can "
+                "take over a finished run's adapters and the classes that it knows."
+            )
+        if not getattr(self.args, "force_resume", False):
+            changed = {TRAINING_DATA: "other training data", TOKENIZER: "another tokenizer"}
+            what = " and ".join(words for name, words in changed.items() if name in different)
+            kept = "Give the data as it was" if what else "Give the flags as they were"
+            raise UserError(
+                f"{folder} is of a run with {what or 'other settings'} ({shown}). {kept}, start "
+                "afresh with --overwrite_output_dir, or continue with the new ones by "
                 "--force_resume."
             )
         message = "%s continues with other settings, as --force_resume asks: %s"

@@ -1,16 +1,22 @@
 """The settings that decide the result of a run, which a resumed run must share with its checkpoint.
 
-Everything that changes the batches, the budget, the updates or the numbers computed is compared;
-where results go, how often they are logged, evaluated or saved is not.
+Everything that changes the batches, the budget, the updates or the numbers computed is compared,
+the data and the tokenizer by what they hold; where they lie, where results go, how often they are
+logged, evaluated or saved is not.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from adalora.glue.load import TaskData
 from adalora.training.arguments.parser import RunArguments
 from adalora.training.protocol import Adaptation
 
@@ -35,6 +41,49 @@ _WITHOUT_EFFECT = frozenset(
     # records
     "tb_writter_loginterval".split()
 )
+#: What tokenizers disagree on: case, accents, scripts, spaces, digits, marks, what is unknown.
+_PROBE = "The QUICK brown fox isn't  naïve: 東京, Ünïcödé\t1234.5 [MASK] <s>☃"
+#: Settings of the data and the tokenizer by content.
+TRAINING_DATA, CLASSES, TOKENIZER = "training_data", "classes", "tokenizer"
+#: By which checkpoints without these know the data.
+_DATA_FLAG = "train_file"
+
+
+def data_settings(
+    data: TaskData, tokenizer: PreTrainedTokenizerBase, samples: int | None
+) -> dict[str, Any]:
+    """What a run is trained on, whatever file it lies in; read once, in pieces.
+
+    Args:
+        data: with a training set.
+        tokenizer: that it is read by.
+        samples: how many examples count, from the first; None for all.
+    """
+    rows = data.splits["train"]
+    rows = rows.select(range(min(samples or len(rows), len(rows))))
+    keys = [key for key in (data.sentence1_key, data.sentence2_key) if key is not None]
+    return {
+        CLASSES: None if data.labels is None else list(data.labels),
+        TRAINING_DATA: f"{len(rows)} examples, sha256 {_digest(rows, [*keys, 'label'])}",
+        TOKENIZER: f"sha256 {_of_tokenizer(tokenizer)}",
+    }
+
+
+def _digest(rows: Dataset, columns: list[str]) -> str:
+    """Hexadecimal digits of the SHA-256 of the columns' values, so many rows at a time."""
+    digest = hashlib.sha256()
+    for piece in rows.select_columns(columns).with_format(None).iter(batch_size=10_000):
+        digest.update(json.dumps([piece[column] for column in columns]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Likewise, of a tokenizer's vocabulary, and of what it makes of a difficult sentence."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    # Of itself: a call would take out the truncation that the tokenizer was stored with.
+    tokens = tokenizer.tokenize(_PROBE) if backend is None else backend.encode(_PROBE).tokens
+    parts = [sorted(tokenizer.get_vocab().items()), tokens, tokenizer.padding_side]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def resume_settings(arguments: RunArguments) -> dict[str, Any]:
@@ -76,9 +125,13 @@ def trainer_settings(
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
-    """Setting -> ``there X, here Y``, for those that both sides know and that differ."""
+    """Setting -> ``there X, here Y``, for those that both sides know and that differ.
+
+    The file that the data lies in is one only where its content is not known.
+    """
+    known = TRAINING_DATA in there and TRAINING_DATA in here
     return {
         name: f"there {there[name]}, here {value}"
         for name, value in here.items()
-        if name in there and there[name] != value
+        if name in there and there[name] != value and not (known and name == _DATA_FLAG)
     }
