@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adalora.pretrained.deberta.patch import patch
+from adalora.pretrained.unpadded import unpad_encoder
 
 
 @pytest.fixture
@@ -21,7 +22,10 @@ def tiny() -> Callable[..., PreTrainedModel]:
     def make(model_type: str, **settings: Any) -> PreTrainedModel:
         model = tiny_classifier(model_type, **settings)
         # As load_classifier gives it, so that what is compared differs in nothing else.
-        return patch(model) if model_type == "deberta-v2" else model
+        if model_type == "deberta-v2":
+            return patch(model)
+        unpad_encoder(model)
+        return model
 
     return make
 
