@@ -187,7 +187,7 @@ class RankAllocator:
         self.model = model
         self._layers = ranked_layers(model, self.lora_type)
         names = factors_of(self._layers)
-        factors = {layer.get_parameter(n) for layer in self._layers.values() for n in names}
+        factors = {layer.factors()[name] for layer in self._layers.values() for name in names}
         self._others = [p for p in model.parameters() if p not in factors]
 
     def set_total_step(self, total_step: int) -> None:

@@ -33,13 +33,27 @@ def adapter_dtype(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.dtype in (torch.float16, torch.bfloat16) else weight.dtype
 
 
+def replacing_loses(linear: nn.Module) -> str | None:
+    """What is lost where another layer takes the place of ``linear``, as a clause; None: nothing.
+
+    A subclass may compute something else, or be read by its parent without being called, as
+    ``nn.MultiheadAttention`` reads its ``out_proj``.
+    """
+    if type(linear) is not nn.Linear:
+        return f"a {type(linear).__name__} is a class of its own, and what it adds would be lost"
+    if "forward" in vars(linear):
+        return "this one was given a forward of its own, which would be lost"
+    return None
+
+
 class LoRALayer(_ModuleMixin):
     """State and merging of an adapted layer; a mix-in placed before a torch module class.
 
-    While merged, ``weight`` holds base + update and a copy of the base is kept aside. The state
-    dict holds the base either way, so saving in evaluation mode and loading in training mode (or
-    the reverse) never counts the update twice. Departure: the original saved the merged weight.
-    To export plain merged weights, read ``weight`` after ``merge()``.
+    While merged, ``weight`` is a parameter of the layer's own with base + update, and the base is
+    kept aside untouched, because other modules may share it. The state dict holds the base either
+    way, so saving in evaluation mode and loading in training mode (or the reverse) never counts the
+    update twice. Departure: the original added into the base, and saved the merged weight. To
+    export plain merged weights, read ``weight`` after ``merge()``.
 
     Args:
         r: Rank of the update; 0 means no adapter.
@@ -62,25 +76,36 @@ class LoRALayer(_ModuleMixin):
     lora_B: nn.Parameter
     lora_dropout: nn.Module
     scaling: float
-    _base_weight: Tensor | None
+    #: Whether the layer carries low-rank factors. An attribute, because what wraps a module may
+    #: hold its parameters elsewhere: DataParallel, FSDP without original parameters, parametrize.
+    has_adapter: bool = False
+    #: The base while merged; no parameter of the layer meanwhile.
+    _base_weight: nn.Parameter | None
 
     def __init__(self, r: int, lora_alpha: float, lora_dropout: float, merge_weights: bool) -> None:
         if r < 0:
             raise ValueError(f"the rank r must be 0 (no adapter) or more, got r={r}")
-        self.r, self.lora_alpha = r, lora_alpha
+        self.r, self.lora_alpha, self.has_adapter = r, lora_alpha, r > 0
         # A module in both cases: the original's lambda could not be pickled.
         self.lora_dropout = nn.Dropout(p=lora_dropout) if lora_dropout > 0.0 else nn.Identity()
         self.merged, self.merge_weights = False, merge_weights
         self._base_weight = None
 
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the layer carries low-rank factors."""
-        return "lora_A" in self._parameters
-
     def factors(self) -> dict[str, nn.Parameter]:
-        """The trained parameters of the adapter, by name; none where there is no adapter."""
-        return {name: self.get_parameter(name) for name in self.FACTORS if self.has_adapter}
+        """The trained parameters of the adapter, by name; none where there is no adapter.
+
+        Raises:
+            ValueError: if the layer does not hold them itself.
+        """
+        names = list(self.FACTORS) if self.has_adapter else []
+        for name in names:
+            if name not in self._parameters:
+                raise ValueError(
+                    f"{name} is no parameter of its {type(self).__name__}: what wraps the layer "
+                    "(nn.DataParallel, FSDP without use_orig_params, parametrize) holds it, where "
+                    "nothing can allocate, count or store it"
+                )
+        return {name: self.get_parameter(name) for name in names}
 
     @property
     def scale(self) -> float:
@@ -115,17 +140,18 @@ class LoRALayer(_ModuleMixin):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update into ``weight``, keeping a copy of the base; merging twice equals once.
+        """Put base + update in the place of ``weight``; merging twice equals once.
 
         The sum is rounded once, to the base's dtype.
         """
         if self.merged:
             return
         if self.has_adapter:
-            self._base_weight = self.weight.detach().clone()
-            # In place: parameters shared with another module, and addresses held by captured
-            # graphs, stay valid.
-            self.weight.detach().copy_(self.merged_weight())
+            base = self.weight
+            merged = self.merged_weight().to(base.dtype)
+            # Past torch, which would register a second parameter.
+            object.__setattr__(self, "_base_weight", base)
+            self.weight = nn.Parameter(merged, requires_grad=base.requires_grad)
         self.merged = True
 
     @torch.no_grad()
@@ -137,10 +163,9 @@ class LoRALayer(_ModuleMixin):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Restore the base weight exactly as it was before ``merge()``."""
+        """Restore the base weight, the very parameter that it was before ``merge()``."""
         if self._base_weight is not None:
-            self.weight.detach().copy_(self._base_weight)
-            self._base_weight = None
+            self.weight, self._base_weight = self._base_weight, None
         self.merged = False
 
     def train(self, mode: bool = True) -> Self:
@@ -157,18 +182,20 @@ class LoRALayer(_ModuleMixin):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # .to(), .half(), .cuda(): the copy of the base travels with the weight.
+        # .to(), .half(), .cuda(): it is the base that moves.
+        merged = self.merged
+        self.unmerge()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._base_weight is not None:
-            self._base_weight = fn(self._base_weight)
+        if merged:
+            self.merge()
         return self
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._base_weight is not None:
-            destination[prefix + "weight"] = self._base_weight
+        if (base := self._base_weight) is not None:
+            destination[prefix + "weight"] = base if keep_vars else base.detach()
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -229,10 +256,16 @@ class LinearAdapter(LoRALayer, nn.Linear):
         merge_weights: bool = False,
         **options: Any,
     ) -> Self:
-        """Put an adapter on an existing layer, sharing its parameters (nothing is copied).
+        """Put an adapter on an existing layer, sharing its parameters and hooks; nothing is copied.
 
         The adapter lies on the base's device; the base weight is frozen in both.
+
+        Raises:
+            ValueError: if ``linear`` is of a subclass or has a forward of its own, which the new
+                layer would lose.
         """
+        if (loss := replacing_loses(linear)) is not None:
+            raise ValueError(f"from_linear takes the place of a plain nn.Linear; {loss}")
         layer = cls(
             linear.in_features,
             linear.out_features,
@@ -245,7 +278,11 @@ class LinearAdapter(LoRALayer, nn.Linear):
         )
         layer.weight = linear.weight  # type: ignore[assignment]
         layer.bias = linear.bias
-        layer.r = r
+        for name, value in vars(linear).items():
+            # The very containers, by which a handle removes its hook.
+            if "_hook" in name:
+                setattr(layer, name, value)
+        layer.r, layer.has_adapter = r, r > 0
         if r > 0:
             layer._add_adapter()
         if layer.has_adapter:

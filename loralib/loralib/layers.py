@@ -1,8 +1,8 @@
 """LoRA layers that stand in for torch's Linear, Embedding and Conv2d: W + (lora_alpha / r) · B A.
 
 ``LoRALayer`` holds what all of them share, including the merged state: with
-``merge_weights=True`` a layer adds its update into ``weight`` whenever it is put in evaluation mode
-(also through a parent's ``eval()``) and restores the base, bit for bit, on ``train()``.
+``merge_weights=True`` a layer has base + update as its ``weight`` whenever it is in evaluation mode
+(also through a parent's ``eval()``) and the base again, bit for bit, on ``train()``.
 Hu et al., LoRA (arXiv 2106.09685), eq. 3; names, shapes and initialisation as in microsoft/LoRA and
 QingruZhang/AdaLoRA, ``loralib/layers.py``. Departures from them are named where they are made.
 """
@@ -69,7 +69,8 @@ class MergedLinear(LinearAdapter):
         super().__init__(in_features, out_features, *own, **kwargs)
 
     def _add_adapter(self) -> None:
-        if not any(self.enable_lora):
+        self.has_adapter = any(self.enable_lora)
+        if not self.has_adapter:
             return
         enabled, size = sum(self.enable_lora), self.out_features // len(self.enable_lora)
         self._add_factors((self.r * enabled, self.in_features), (size * enabled, self.r))

@@ -52,7 +52,7 @@ def ranked_layers(model: nn.Module, lora_type: str) -> Mapping[str, RankedLayer]
 def factors_of(layers: Mapping[str, RankedLayer]) -> tuple[str, ...]:
     """Names of the parameters that share a triplet (or doublet) between them."""
     first = next(iter(layers.values()))
-    return tuple(name for name in ("lora_A", "lora_E", "lora_B") if name in first._parameters)
+    return tuple(name for name in ("lora_A", "lora_E", "lora_B") if name in first.FACTORS)
 
 
 @torch.no_grad()

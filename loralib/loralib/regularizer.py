@@ -76,7 +76,9 @@ class _Orthogonality(torch.autograd.Function):
             parts = []
             for _ in stacks.members:
                 stacked, difference, norm = next(saved), next(saved), next(saved)
-                smallest = torch.finfo(norm.dtype).tiny
+                # Far below what rounding leaves of a norm, and no gradient scaler's factor over it
+                # is infinite: where the norm is zero, so is the gradient.
+                smallest = torch.finfo(norm.dtype).eps ** 2
                 direction = (difference * (factor / norm.clamp(min=smallest))).to(stacked.dtype)
                 pair = (direction, stacked) if side else (stacked, direction)
                 parts.append(torch.bmm(*pair))

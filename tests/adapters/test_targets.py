@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from adalora.adapters.lora import add_lora
 from adalora.adapters.targets import find_targets
 from adalora.errors import UserError
 
@@ -96,6 +97,37 @@ def test_the_head_is_never_a_target(tiny, model_type):
 def test_what_cannot_be_found_is_an_error(tiny, names, message):
     with pytest.raises(UserError, match=message):
         find_targets(tiny("bert"), names)
+
+
+class Parents(nn.Module):
+    """Layers of torch that read a linear layer's weight without calling it, and others."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.whole = nn.TransformerEncoderLayer(8, 2, dim_feedforward=12)
+        self.hooked = nn.Linear(8, 8)
+        self.hooked.forward = lambda x: x
+        self.plain = nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("attention.out_proj", "NonDynamicallyQuantizableLinear is a class of its own"),
+        ("whole.self_attn.out_proj", "NonDynamicallyQuantizableLinear is a class of its own"),
+        ("whole.linear[12]", "reads its weight without calling it"),
+        ("hooked", "was given a forward of its own"),
+        (".*", "attention.out_proj cannot be adapted"),
+    ],
+)
+def test_a_layer_whose_place_no_other_can_take_is_refused(pattern, message):
+    model = Parents()
+    with pytest.raises(UserError, match=message):
+        find_targets(model, [f"re:{pattern}"])
+    with pytest.raises(UserError, match=message):
+        add_lora(model, lora_type="svd", targets=[f"re:{pattern}"], init_rank=2, lora_alpha=4)
+    assert list(find_targets(model, ["re:plain"])) == ["plain"]
 
 
 def test_a_known_architecture_without_the_module_is_an_error(tiny):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 import loralib
 
@@ -114,6 +115,70 @@ def test_only_the_adapter_and_the_bias_get_gradients(name: str) -> None:
             assert parameter.grad.abs().max() > 0
 
 
+def as_replica(made: nn.Module) -> Any:
+    """As ``nn.DataParallel`` copies a module to another device: its parameters are attributes."""
+    replica = made._replicate_for_data_parallel()
+    for key, parameter in made._parameters.items():
+        setattr(replica, key, None if parameter is None else parameter.clone())
+    return replica
+
+
+def as_flattened(made: nn.Module) -> Any:
+    """As FSDP without original parameters holds a module: views of one flat parameter."""
+    for key, parameter in list(made._parameters.items()):
+        delattr(made, key)
+        setattr(made, key, None if parameter is None else parameter.detach().view_as(parameter))
+    return made
+
+
+def as_parametrized(made: nn.Module) -> Any:
+    """Under ``torch.nn.utils.parametrize`` a factor is computed at every access."""
+    for key in [key for key in made._parameters if key.startswith("lora_")]:
+        parametrize.register_parametrization(made, key, nn.Identity())
+    return made
+
+
+@pytest.mark.parametrize("held", [as_replica, as_flattened, as_parametrized])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_an_adapter_counts_wherever_its_parameters_are_held(
+    name: str, held: Callable[[nn.Module], Any]
+) -> None:
+    made, x = layer(name, merge_weights=False), batch(name)
+    expected = made(x)
+    assert torch.equal(held(made)(x), expected)
+
+
+@pytest.mark.parametrize("held", [as_replica, as_flattened, as_parametrized])
+def test_factors_that_are_held_elsewhere_are_not_taken_for_none(
+    held: Callable[[nn.Module], Any],
+) -> None:
+    made = held(layer("SVDLinear"))
+    with pytest.raises(ValueError, match="lora_A is no parameter of its "):
+        made.factors()
+    with pytest.raises(ValueError, match="lora_A is no parameter of its "):
+        loralib.RankAllocator(nn.Sequential(made), 3, 1, 1, 1, 1, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_layers_that_share_a_weight_each_merge_their_own_update(name: str) -> None:
+    one, two = layer(name, merge_weights=True), layer(name, merge_weights=True)
+    plain = nn.Module()
+    two.weight = plain.weight = one.weight
+    with torch.no_grad():
+        two.lora_B.neg_()
+    both, x = nn.Sequential(one, two), batch(name)
+    base, expected = one.weight.detach().clone(), (one(x), two(x))
+    for _ in range(2):
+        both.eval()
+        for made, value in zip(both, expected, strict=True):
+            torch.testing.assert_close(made(x), value, rtol=1e-12, atol=1e-12)
+        assert torch.equal(plain.weight, base)
+        both.train()
+        assert one.weight is two.weight is plain.weight
+        assert torch.equal(one.weight, base)
+        assert (torch.equal(one(x), expected[0]), torch.equal(two(x), expected[1])) == (True, True)
+
+
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_gradients_are_the_derivatives(name: str) -> None:
     made, x = layer(name), batch(name)
@@ -205,6 +270,55 @@ def test_from_linear_shares_the_base_and_keeps_its_answers(kind: Any) -> None:
     assert not made.weight.requires_grad
     x = torch.randn(3, 5)
     assert torch.equal(made(x), base(x))
+
+
+class Doubled(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def with_own_forward() -> nn.Linear:
+    base = nn.Linear(5, 5)
+    base.forward = lambda x: 2 * F.linear(x, base.weight, base.bias)  # type: ignore[method-assign]
+    return base
+
+
+@pytest.mark.parametrize("kind", [loralib.Linear, loralib.SVDLinear, loralib.DoRALinear])
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Doubled(5, 5), "Doubled"),
+        (lambda: nn.MultiheadAttention(5, 1).out_proj, "NonDynamicallyQuantizableLinear"),
+        (lambda: loralib.Linear(5, 5, r=1), "Linear"),
+        (with_own_forward, "forward of its own"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 5)), "Parametrized"),
+    ],
+)
+def test_from_linear_refuses_what_it_would_lose(
+    kind: Any, make: Callable[[], nn.Linear], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        kind.from_linear(make(), r=2, lora_alpha=4)
+
+
+@pytest.mark.parametrize("kind", [loralib.Linear, loralib.SVDLinear, loralib.DoRALinear])
+def test_from_linear_keeps_the_hooks_and_their_handles(kind: Any) -> None:
+    base, seen = nn.Linear(5, 7), []
+    handles = [
+        base.register_forward_hook(lambda *_: seen.append("forward")),
+        base.register_forward_pre_hook(lambda *_: seen.append("before")),
+        base.register_forward_hook(lambda *_, **__: seen.append("words"), with_kwargs=True),
+        base.register_full_backward_hook(lambda *_: seen.append("backward")),
+    ]
+    made = kind.from_linear(base, r=2, lora_alpha=4)
+    made(torch.randn(3, 5, requires_grad=True)).sum().backward()
+    assert seen == ["before", "forward", "words", "backward"]
+    for handle in handles:
+        handle.remove()
+    made(torch.randn(3, 5, requires_grad=True)).sum().backward()
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("kind", [loralib.Linear, loralib.SVDLinear])

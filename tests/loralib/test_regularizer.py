@@ -66,15 +66,38 @@ def test_orthonormal_factors_cost_nothing() -> None:
     assert layer.lora_A.grad.isfinite().all()
 
 
-def test_at_a_norm_of_zero_the_gradient_is_zero() -> None:
-    layer = loralib.SVDLinear(6, 8, r=3)
+@pytest.mark.parametrize("scale", [1.0, 2.0**16, 2.0**40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_a_norm_of_zero_the_gradient_is_zero(scale: float, dtype: torch.dtype) -> None:
+    """Also where a gradient scaler multiplies the loss."""
+    layer = loralib.SVDLinear(6, 8, r=3, dtype=dtype)
     with torch.no_grad():
         layer.lora_A.copy_(torch.eye(3, 6))
         layer.lora_B.copy_(torch.eye(8, 3))
-    loralib.compute_orth_regu(layer).backward()
+    (scale * loralib.compute_orth_regu(layer)).backward()
     assert layer.lora_A.grad is not None
     assert layer.lora_B.grad is not None
     assert layer.lora_A.grad.count_nonzero() == layer.lora_B.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("off", [1e-38, 1e-30, 1e-20, 1e-10])
+def test_near_a_norm_of_zero_the_gradient_is_finite(off: float) -> None:
+    layer = loralib.SVDLinear(6, 8, r=3)
+    with torch.no_grad():
+        layer.lora_A.copy_(torch.eye(3, 6))
+        layer.lora_A[0, 1] = off
+        layer.lora_B.copy_(torch.eye(8, 3))
+    (2.0**24 * loralib.compute_orth_regu(layer)).backward()
+    assert layer.lora_A.grad is not None
+    assert layer.lora_A.grad.isfinite().all()
+
+
+def test_a_factor_of_zeros_has_a_finite_penalty_gradient_under_a_scale() -> None:
+    layer = loralib.Linear(6, 8, r=3)
+    (2.0**24 * loralib.compute_frd_orth_regu(layer)).backward()
+    for factor in (layer.lora_A, layer.lora_B):
+        assert factor.grad is not None
+        assert factor.grad.isfinite().all()
 
 
 def test_depth_costs_no_operations_but_autograds_own_sums() -> None:

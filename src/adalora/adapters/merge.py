@@ -21,7 +21,7 @@ from loralib.base import LinearAdapter
 def merge_adapters(model: nn.Module) -> int:
     """Add every LoRA update into its weight and put a plain ``nn.Linear`` in the layer's place.
 
-    The base's weights in memory are overwritten, so no other model may share them.
+    The base's weights are left as they are, for whoever shares them.
 
     Returns:
         How many layers were merged.

@@ -16,6 +16,7 @@ from torch import nn
 from adalora.adapters.bottleneck import bottlenecks
 from adalora.adapters.head import base_path, is_head
 from adalora.errors import UserError
+from loralib.base import replacing_loses
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 PATTERN_PREFIX = "re:"
@@ -74,7 +75,8 @@ def find_targets(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
 
     Raises:
         UserError: if a name is unknown or matches nothing, no name is given, a pattern is not a
-            regular expression, or part of a fused query-key-value matrix is asked for.
+            regular expression, part of a fused query-key-value matrix is asked for, or another
+            layer cannot take the place of one that is named.
     """
     if isinstance(names, str):
         names = names.split(",")
@@ -89,7 +91,19 @@ def find_targets(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]
             paths |= _match_pattern(model, linear, name)
         else:
             paths |= _match_name(model, linear, name, known)
-    return {path: module for path, module in linear.items() if path in paths}
+    found = {path: module for path, module in linear.items() if path in paths}
+    for path, module in found.items():
+        check_replaceable(model, path, module)
+    return found
+
+
+def check_replaceable(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Refuse by a UserError to put an adapter at ``path`` if it, or the layer, would be ignored."""
+    loss = replacing_loses(module)
+    if isinstance(model.get_submodule(path.rpartition(".")[0]), nn.TransformerEncoderLayer):
+        loss = "nn.TransformerEncoderLayer reads its weight without calling it in evaluation"
+    if loss is not None:
+        raise UserError(f"{path} cannot be adapted: {loss}; name other layers.")
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:

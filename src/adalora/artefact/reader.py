@@ -21,6 +21,7 @@ from adalora.adapters.head import head_names, is_head
 from adalora.adapters.kinds import LORA_KINDS, Method, added_names, lora_layers
 from adalora.adapters.lora import replace_module
 from adalora.adapters.peft_method import load_peft_adapter
+from adalora.adapters.targets import check_replaceable
 from adalora.adapters.trainable import copy_exactly
 from adalora.artefact.base_encoder import BaseEncoder, set_tensor
 from adalora.artefact.description import Description, LoRASettings
@@ -206,6 +207,7 @@ def _restore_lora(
             raise UserError(f"The base model has no module {path}; it is another one.") from error
         if not isinstance(linear, nn.Linear):
             raise UserError(f"{path} of the base model is no linear layer; it is another one.")
+        check_replaceable(model, path, linear)
         largest = min(linear.in_features, linear.out_features)
         if settings.init_rank > largest:
             raise UserError(
