@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.program import SMALL, run_program
 
 from adalora.builtin.miniature import generate
-from adalora.storage.lock import locked_folder
+from adalora.storage.atomic import locked_folder
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 from adalora.errors import UserError
-from adalora.storage import lock
-from adalora.storage.lock import LOCK_FILE, locked_folder
+from adalora.storage import atomic
+from adalora.storage.atomic import LOCK_FILE, locked_folder
 
 
 def test_the_holder_is_named_and_keeps_other_users_of_filelock_out(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_file_system_without_locks_is_used_with_a_warning(
     def refuse(*arguments: Any, **settings: Any) -> bool:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(lock, "lock_descriptor", refuse)
+    monkeypatch.setattr(atomic, "lock_descriptor", refuse)
     number = errno.ENOLCK
     with locked_folder(tmp_path):
         pass

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from adalora.storage.lock import locked_folder
+from adalora.storage.atomic import locked_folder
 from adalora.sweeps import processes
 from adalora.sweeps.processes import (
     OUTPUT_FILE,

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from adalora.errors import UserError
-from adalora.storage.lock import locked_folder
+from adalora.storage.atomic import locked_folder
 from adalora.storage.snapshots import publish, staging_folder
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.folders import find_checkpoint, hold_folder

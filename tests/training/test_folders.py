@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adalora.errors import UserError
-from adalora.storage.lock import LOCK_FILE
+from adalora.storage.atomic import LOCK_FILE
 from adalora.storage.snapshots import MANIFEST, publish, staging_folder
 from adalora.training.folders import clear_earlier_run, find_checkpoint, hold_folder
 
@@ -129,7 +129,7 @@ def test_a_killed_run_leaves_no_lock_behind(arguments: Any) -> None:
     root = Path(arguments.root_output_dir)
     program = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from adalora.storage.lock import locked_folder\n"
+        "from adalora.storage.atomic import locked_folder\n"
         "with locked_folder(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(600)"
     )
     holder = subprocess.Popen(

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 
 from adalora.errors import Interrupted, UserError, exit_with_message
-from adalora.runtime.signals import StopOnSignal
+from adalora.runtime.failures import StopOnSignal
 from adalora.storage.snapshots import snapshots, verify
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.trainer import AdaLoraTrainer

@@ -29,7 +29,7 @@ from adalora.adapters.head import base_path, head_modules, is_head
 from adalora.adapters.targets import NAMES, find_targets
 from adalora.errors import UserError
 from adalora.shell import program
-from adalora.storage.files import listed, not_finite, read_json, write_json
+from adalora.storage.files import read_json, refuse_not_finite, write_json
 
 # What a saved adapter's file says about where it came from, and nothing of the method.
 _OF_A_SAVED_ADAPTER = (
@@ -93,11 +93,7 @@ def add_peft(
     Raises:
         UserError: if PEFT is not installed, or refuses the configuration or the model.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(
-            "--peft_config needs peft, not installed here: type "
-            f"{program('pip')} install 'adalora[peft]'."
-        )
+    _require_peft("--peft_config needs peft,")
     import peft
 
     arguments = _arguments(model, values, source)
@@ -112,11 +108,23 @@ def add_peft(
         except UserError:
             raise
         except Exception as error:  # PEFT has no exception of its own, and asserts as well
-            reason = " ".join((str(error) or repr(error)).split())
-            raise UserError(f"--peft_config {source}: PEFT refuses it: {reason:.300}") from error
+            raise UserError(
+                f"--peft_config {source}: PEFT refuses it: {_reason(error):.300}"
+            ) from error
     if not any(p.requires_grad and not is_head(wrapped, n) for n, p in wrapped.named_parameters()):
         raise UserError(f"--peft_config {source} trains nothing of the encoder; change it.")
     return wrapped
+
+
+def _require_peft(wanted: str) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(
+            f"{wanted} not installed here: type {program('pip')} install 'adalora[peft]'."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join((str(error) or repr(error)).split())
 
 
 def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -205,12 +213,8 @@ def write_peft_adapter(model: nn.Module, folder: Path) -> None:
     Raises:
         UserError: if a trained parameter holds NaN or infinity.
     """
-    trained = ((name, p.detach()) for name, p in model.named_parameters() if p.requires_grad)
-    if bad := not_finite(trained):
-        raise UserError(
-            f"Refusing to write {folder}: {listed(bad)} holds NaN or infinity, so training has "
-            "diverged. Lower the learning rate, or go back to an earlier checkpoint."
-        )
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    refuse_not_finite(trained, folder)
     with warnings.catch_warnings():
         # PEFT takes a matrix that AdaLoRA pruned to rank 0 for one that was cut up by DeepSpeed.
         warnings.filterwarnings("ignore", message=".*invalid shape")
@@ -235,19 +239,16 @@ def load_peft_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Raises:
         UserError: if PEFT is not installed or refuses the folder.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError(
-            f"{folder} holds an adapter of PEFT, and peft is not installed here: type "
-            f"{program('pip')} install 'adalora[peft]'."
-        ) from error
+    _require_peft(f"{folder} holds an adapter of PEFT, and peft is")
+    import peft
+
     try:
         with warnings.catch_warnings():
             # PEFT looks for LoRA's kind of rank_pattern in AdaLoRA's, and does not find it.
             warnings.simplefilter("ignore")
             loaded = peft.PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # PEFT has no exception of its own
-        reason = " ".join((str(error) or repr(error)).split())
-        raise UserError(f"PEFT cannot read the adapter in {folder}: {reason:.300}") from error
+        raise UserError(
+            f"PEFT cannot read the adapter in {folder}: {_reason(error):.300}"
+        ) from error
     return cast(PreTrainedModel, loaded)

@@ -34,9 +34,8 @@ from adalora.artefact.description import MANIFEST, Description, Origin
 from adalora.artefact.model_card import CARD_FILE, is_ours, model_card
 from adalora.artefact.stored import ADAPTER_FILE, HEAD_FILE, MODEL_FILE
 from adalora.errors import UserError
-from adalora.storage.atomic import finish, move_files
+from adalora.storage.atomic import finish, lock_or_warn, move_files
 from adalora.storage.files import file_checksum, listed, write_json, write_tensors
-from adalora.storage.lock import lock_or_warn
 from loralib.base import LinearAdapter
 
 _ASIDE = ".artefact-"

@@ -113,13 +113,25 @@ def read_sources(paths: Iterable[str]) -> Sweep:
 
 
 def read_source(path: Path) -> Run | Sweep:
-    """The run or the sweep in the folder ``path``.
+    """The run or the sweep in the folder ``path``; failures alone are a sweep too.
 
     Raises:
         UserError: if it is neither, is damaged, or no run of the sweep has ended yet.
     """
     if (path / RESULTS_FILE).is_file():
-        return read_sweep(path)
+        runs, failures, notes = _read_ledger(path / RESULTS_FILE)
+        if not runs and not failures:
+            raise UserError(
+                f"{path / RESULTS_FILE} has no finished run yet; report when the first has ended."
+            )
+        plan = path / "sweep.yaml"
+        return Sweep(
+            runs=tuple(runs.values()),
+            failures=tuple(failures.values()),
+            notes=tuple(notes),
+            name=path.resolve().name,
+            plan=plan.read_text(encoding="utf-8", errors="replace") if plan.is_file() else "",
+        )
     if (path / RECORD_FILE).is_file():
         return read_run(path)
     if not path.exists():
@@ -127,27 +139,6 @@ def read_source(path: Path) -> Run | Sweep:
     raise UserError(
         f"{path} holds neither {RECORD_FILE} (the folder of a finished run of run_glue.py) nor "
         f"{RESULTS_FILE} (the folder of a sweep), so there is nothing to report."
-    )
-
-
-def read_sweep(root: Path) -> Sweep:
-    """The sweep in the folder ``root``; failures alone are one too.
-
-    Raises:
-        UserError: if a line cannot be read, or no run has ended yet.
-    """
-    runs, failures, notes = _read_ledger(root / RESULTS_FILE)
-    if not runs and not failures:
-        raise UserError(
-            f"{root / RESULTS_FILE} has no finished run yet; report when the first has ended."
-        )
-    plan = root / "sweep.yaml"
-    return Sweep(
-        runs=tuple(runs.values()),
-        failures=tuple(failures.values()),
-        notes=tuple(notes),
-        name=root.resolve().name,
-        plan=plan.read_text(encoding="utf-8", errors="replace") if plan.is_file() else "",
     )
 
 

@@ -29,12 +29,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     from safetensors.torch import save_file
 
-    bad = not_finite(tensors.items())
-    if bad:
-        raise UserError(
-            f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
-            "diverged. Lower the learning rate, or go back to an earlier checkpoint."
-        )
+    refuse_not_finite(tensors, path)
     with atomic_write(path) as new:
         save_file(unshare_for_safetensors(tensors), new, metadata={"format": "pt"})
 
@@ -51,6 +46,15 @@ def unshare_for_safetensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             plain[name] = tensor.clone()
         end = max(end, tensor.data_ptr() + tensor.nbytes)
     return plain
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse to write ``tensors`` to ``path`` if one of them holds NaN or an infinity."""
+    if bad := not_finite(tensors.items()):
+        raise UserError(
+            f"Refusing to write {path}: {listed(bad)} holds NaN or infinity, so training has "
+            "diverged. Lower the learning rate, or go back to an earlier checkpoint."
+        )
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -19,9 +19,8 @@ from typing import Any, Self
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 from adalora.results.sources import RESULTS_FILE, Result, read_results
-from adalora.storage.atomic import atomic_write
+from adalora.storage.atomic import atomic_write, locked_folder
 from adalora.storage.files import read_json, write_json
-from adalora.storage.lock import locked_folder
 from adalora.sweeps.cells import Cell
 
 _PLAN_FILE = "plan.json"

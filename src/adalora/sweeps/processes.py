@@ -16,7 +16,7 @@ from typing import Protocol
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 from adalora.runtime.machine import available_memory, usable_cores
-from adalora.storage.lock import locked_folder
+from adalora.storage.atomic import locked_folder
 from adalora.storage.snapshots import newest_sound
 
 OUTPUT_FILE = "output.txt"

@@ -19,8 +19,8 @@ import transformers
 from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
 
 from adalora.errors import UserError
+from adalora.storage.atomic import locked_folder
 from adalora.storage.files import listed
-from adalora.storage.lock import locked_folder
 from adalora.storage.snapshots import newest_sound, snapshots, verify
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from adalora.glue.load import load_data
-from adalora.runtime.failures import report_as_user_error
+from adalora.runtime.failures import StopOnSignal, report_as_user_error
 from adalora.runtime.launch import leave_job
 from adalora.runtime.machine import keep_freed_memory
-from adalora.runtime.signals import StopOnSignal
 from adalora.training.arguments.parser import RunArguments, parse_arguments
 from adalora.training.build import (
     build_adaptation,
