@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -139,7 +139,7 @@ PARTS: dict[str, Part] = {
 }
 Method = Literal["lora", "bottleneck", "bitfit", "full"]
 #: Those that ``freeze_base`` knows; PEFT freezes its own models.
-METHODS = ("lora", "bottleneck", "bitfit", "full")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def added_names(model: nn.Module) -> set[str]:

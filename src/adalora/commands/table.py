@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,20 +161,16 @@ def _write(
     if form == "terminal":
         from rich.console import Console
 
-        if output is None:
-            console = Console(highlight=False)
-            for grid in grids:
-                print_grid(console, grid)
-            for note in notes:
-                console.print(note, markup=False)
-            return
         # A file is not folded: it has the width that its widest table needs.
-        import io
-
-        console = Console(file=io.StringIO(), width=10_000, highlight=False)
+        file = None if output is None else StringIO()
+        console = Console(file=file, width=None if file is None else 10_000, highlight=False)
         for grid in grids:
             print_grid(console, grid)
-        text = console.file.getvalue() + "".join(f"{note}\n" for note in notes)  # type: ignore[attr-defined]
+        for note in notes:
+            console.print(note, markup=False, emoji=file is None)
+        if file is None:
+            return
+        text = file.getvalue()
     elif form == "csv":
         text = csv_text(records)
     else:

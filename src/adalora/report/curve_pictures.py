@@ -8,7 +8,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adalora.report.drawing import MUTED, Plan, log_scale, new_figure, pens, steps_axis, thinned
+from adalora.report.drawing import (
+    MUTED,
+    Plan,
+    log_scale,
+    new_drawing,
+    new_figure,
+    pens,
+    steps_axis,
+    thinned,
+)
 from adalora.results.history import History, Point
 
 _NOT_METRICS = ("loss", "runtime", "samples", "samples_per_second", "steps_per_second")
@@ -99,8 +108,7 @@ def _losses(
 def _metrics(
     metrics: dict[str, list[Point]], main_metric: str | None, majority: float | None
 ) -> Figure:
-    figure = new_figure(3.1)
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(3.1)
     for (name, points), pen in zip(metrics.items(), pens(len(metrics)), strict=True):
         _plot(axes, points, **vars(pen), label=name.replace("_", " "))
     if majority is not None and main_metric in metrics:

@@ -108,6 +108,12 @@ def new_figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height))
 
 
+def new_drawing(height: float) -> tuple[Figure, Axes]:
+    """A figure with one drawing in it."""
+    figure = new_figure(height)
+    return figure, figure.add_subplot()
+
+
 def draw(
     name: str, title: str, description: str, paint: Callable[[], Figure], *, png: bool = True
 ) -> Picture:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from adalora.report.sweep_pictures import sweep_pictures
 from adalora.results.columns import task_order, task_title
 from adalora.results.history import History, Traces, read_traces
 from adalora.results.scores import summarise
-from adalora.results.sources import Run, Sweep
+from adalora.results.sources import Run, Sweep, read_source
 from adalora.results.words import duration, enumerate_words, plural, rank_grid, span
 from adalora.storage.atomic import atomic_write
+
+_MANY_RUNS = 20
+#: The list of the files that a report wrote, by which the next one knows them.
+MANIFEST = "report_files.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,26 @@ class Page:
 
     html: str
     pictures: tuple[Picture, ...]
+
+
+def write_report(
+    source: Path,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Write the report on the run or the sweep in ``source`` to ``folder``, as ``write_page`` does.
+
+    ``announce`` is told what takes long, before it does.
+
+    Raises:
+        UserError: as ``read_source`` and ``write_page``.
+    """
+    content = read_source(source)
+    if isinstance(content, Sweep) and len(content.runs) > _MANY_RUNS:
+        announce(f"Drawing the pictures of {len(content.runs)} runs, about a second for each two.")
+    return write_page(render(content), folder, overwrite=overwrite)
 
 
 def render(source: Run | Sweep) -> Page:
@@ -152,9 +176,6 @@ def _template(name: str, **values: Any) -> str:
     return environment.get_template(name).render(
         script=Markup(script), script_hash=digest, **values
     )
-
-
-MANIFEST = "report_files.json"
 
 
 def write_page(page: Page, folder: Path, *, overwrite: bool = False) -> list[Path]:

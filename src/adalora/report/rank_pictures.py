@@ -14,6 +14,7 @@ from adalora.report.drawing import (
     MUTED,
     Plan,
     log_scale,
+    new_drawing,
     new_figure,
     pens,
     steps_axis,
@@ -100,8 +101,7 @@ def _heat_map(rank_pattern: Mapping[str, int], init_rank: int) -> Figure:
     grid = np.array(
         [[ranks.get(kind, np.nan) for kind in kinds] for ranks in layers.values()], dtype=float
     )
-    figure = new_figure(1.0 + 0.24 * max(len(layers), 4))
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(1.0 + 0.24 * max(len(layers), 4))
     top = max(init_rank, 1)
     mesh = axes.pcolormesh(grid, cmap=_SHADES, vmin=0, vmax=top, edgecolor="white", linewidth=1)
     for (row, column), rank in np.ndenumerate(grid):
@@ -134,8 +134,7 @@ def _grouped(allocations: Sequence[Allocation], by: str) -> dict[str, tuple[list
 
 
 def _by_kind(allocations: Sequence[Allocation]) -> Figure:
-    figure = new_figure(3.1)
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(3.1)
     steps = [one.step for one in allocations]
     groups = _grouped(allocations, "kind")
     for (kind, (totals, matrices)), pen in zip(groups.items(), pens(len(groups)), strict=True):
@@ -161,8 +160,7 @@ def _by_layer(allocations: Sequence[Allocation]) -> Figure:
     steps = [one.step for one in allocations]
     columns = np.searchsorted(steps, np.linspace(first, last, 120), side="right") - 1
     image = np.array([totals for totals, _ in groups.values()])[:, columns]
-    figure = new_figure(1.1 + 0.16 * max(len(groups), 8))
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(1.1 + 0.16 * max(len(groups), 8))
     picture = axes.imshow(
         image,
         aspect="auto",
@@ -212,8 +210,7 @@ def _importance(scores: Mapping[str, Sequence[float]], kept: int) -> Figure:
         key=lambda one: -one[0],
     )
     kinds = list(dict.fromkeys(place.kind for place in places.values()))
-    figure = new_figure(3.2)
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(3.2)
     for kind, pen in zip(kinds, pens(len(kinds)), strict=True):
         points = [(rank, score) for rank, (score, of) in enumerate(ordered, 1) if of == kind]
         ranks, values = zip(*thinned(points), strict=True)

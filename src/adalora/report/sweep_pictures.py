@@ -17,7 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from adalora.report.drawing import MUTED, Pen, Picture, draw, log_scale, new_figure, pens
+from adalora.report.drawing import (
+    MUTED,
+    Pen,
+    Picture,
+    draw,
+    log_scale,
+    new_drawing,
+    new_figure,
+    pens,
+)
 from adalora.results.columns import Column
 from adalora.results.record import RunRecord
 from adalora.results.rows import Row
@@ -217,8 +226,7 @@ def _cost(rows: Sequence[Row], label: str, measure: Callable[[RunRecord], float 
         if (values := [v for run in row.all_runs if (v := measure(run.record)) is not None])
     }
     names = [_wrapped(name, 22) for name in found]
-    figure = new_figure(0.8 + sum(0.14 + 0.14 * (1 + name.count("\n")) for name in names))
-    axes = figure.add_subplot()
+    figure, axes = new_drawing(0.8 + sum(0.14 + 0.14 * (1 + name.count("\n")) for name in names))
     for position, (values, pen) in enumerate(zip(found.values(), pens(len(found)), strict=True)):
         mean = sum(values) / len(values)
         axes.barh(position, mean, color=pen.color, alpha=0.35, height=0.6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adalora.results.columns import CONVENTIONS
@@ -63,13 +64,9 @@ def _ascii(grid: Grid) -> Grid:
     def said(texts: Sequence[str]) -> tuple[str, ...]:
         return tuple(text.translate(_ASCII) for text in texts)
 
-    return Grid(
-        title=grid.title.translate(_ASCII),
-        header=said(grid.header),
-        rows=tuple(said(row) for row in grid.rows),
-        notes=said(grid.notes),
-        rule=grid.rule,
-    )
+    rows = tuple(said(row) for row in grid.rows)
+    title = grid.title.translate(_ASCII)
+    return replace(grid, title=title, header=said(grid.header), rows=rows, notes=said(grid.notes))
 
 
 def _blocks(grid: Grid, width: int) -> list[list[int]]:

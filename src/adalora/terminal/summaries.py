@@ -81,14 +81,9 @@ def plan_summary(plan: PlanSummary) -> Group:
     ]
     if plan.schedule is not None:
         rows.append(("schedule", _phases(plan.schedule)))
-    adapter = f"adapter {plan.parameters_start:,}"
-    if plan.parameters_end is not None:
-        adapter += f", about {plan.parameters_end:,} at the end"
-    share = ""
-    if plan.parameters_total:
-        trained = plan.parameters_start + plan.parameters_head
-        share = f"; trained {trained / plan.parameters_total:.2%} of {plan.parameters_total:,}"
-    rows.append(("parameters", f"{adapter}; head {plan.parameters_head:,}{share}"))
+    end = plan.parameters_end
+    later = "" if end is None else f", about {end:,} at the end"
+    rows.append(_parameters(plan, plan.parameters_start, later))
     parts: list[RenderableType] = [Text(plan.title, style="bold"), facts_table(rows)]
     if plan.schedule is not None:
         parts += [Text("\nBudget in triplets", style="bold"), _Curve(plan.schedule)]
@@ -98,6 +93,13 @@ def plan_summary(plan: PlanSummary) -> Group:
     elif plan.schedule is not None:
         parts.append(Text("\nNo problems found in the schedule."))
     return Group(*parts)
+
+
+def _parameters(of: PlanSummary | RunSummary, start: int, later: str) -> tuple[str, str]:
+    """The row on parameters: the adapter's, what becomes of them, the head's, and their share."""
+    head, total = of.parameters_head, of.parameters_total
+    share = f"; trained {(start + head) / total:.2%} of {total:,}" if total else ""
+    return "parameters", f"adapter {start:,}{later}; head {head:,}{share}"
 
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -240,12 +242,9 @@ def run_summary(run: RunSummary) -> Group:
     elif run.rank_pattern:
         rows.append(("triplets", f"{after:,} of {before:,}, none pruned"))
     if run.parameters_total:
-        share = (run.parameters_initial + run.parameters_head) / run.parameters_total
-        text = f"adapter {run.parameters_initial:,}"
-        if run.parameters_kept != run.parameters_initial:
-            text += f", {run.parameters_kept:,} kept"
-        text += f"; head {run.parameters_head:,}; trained {share:.2%} of {run.parameters_total:,}"
-        rows.append(("parameters", text))
+        kept = run.parameters_kept
+        later = "" if kept == run.parameters_initial else f", {kept:,} kept"
+        rows.append(_parameters(run, run.parameters_initial, later))
     if run.seconds is not None:
         rows.append(("time", duration(run.seconds)))
     if run.results is not None:
