@@ -8,8 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from adalora.builtin.layout import write_tsv
-from adalora.builtin.miniature import generate
+from adalora.builtin.miniature import generate, write_tsv
 
 #: Task -> (its test file, the examples that the official one has).
 TESTS = {

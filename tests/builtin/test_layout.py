@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from tests.conftest import Glue
 
-from adalora.builtin.layout import write_tsv
-from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
+from adalora.builtin.miniature import MINI_TASKS, generate, splits_of, write_tsv
 
 #: Task -> (folder, text columns, their places, place of the label, names of the classes). Written
 #: from the official download, where the test files of CoLA, SST-2 and QQP have places of their own.

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.program import PROGRAM, PROJECT_ROOT, SMALL, run_program
 
-from adalora.builtin.layout import write_tsv
+from adalora.builtin.miniature import write_tsv
 
 
 def read(path: Path) -> dict[str, Any]:

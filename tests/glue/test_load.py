@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adalora.builtin.layout import write_tsv
+from adalora.builtin.miniature import write_tsv
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
 

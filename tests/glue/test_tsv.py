@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import Glue
 
-from adalora.builtin.layout import write_tsv
-from adalora.builtin.miniature import generate, splits_of
+from adalora.builtin.miniature import generate, splits_of, write_tsv
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
 from adalora.glue.tasks import TASKS

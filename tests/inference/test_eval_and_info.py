@@ -8,8 +8,7 @@ import shutil
 import pytest
 from tests.program import SMALL, run_program
 
-from adalora.builtin.layout import write_tsv
-from adalora.builtin.miniature import generate
+from adalora.builtin.miniature import generate, write_tsv
 from adalora.cli import main
 
 

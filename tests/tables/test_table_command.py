@@ -22,7 +22,7 @@ from adalora.errors import UserError
 from adalora.results.differences import differences, find_row
 from adalora.results.rows import rows_of
 from adalora.results.sources import read_sources
-from adalora.tables.paper import paper_table
+from adalora.tables.grids import paper_table
 
 DEBERTA = "microsoft/deberta-v3-base"
 ENTAILMENT = np.array(["entailment", "not_entailment"])

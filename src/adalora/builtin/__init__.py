@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adalora.builtin.layout import write_tsv
-from adalora.builtin.miniature import MINI_TASKS, generate, splits_of
+from adalora.builtin.miniature import MINI_TASKS, generate, splits_of, write_tsv
 
 __all__ = ["MINI_TASKS", "generate", "nano_path", "splits_of", "write_tsv"]
 

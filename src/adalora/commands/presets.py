@@ -76,7 +76,7 @@ def _show(preset: Preset) -> None:
 def _reported(preset: Preset) -> str:
     """What the paper has for it."""
     from adalora.results.columns import columns_of
-    from adalora.tables.paper import paper_table
+    from adalora.tables.grids import paper_table
 
     if preset.paper_row is None:
         return "Table 1 of the paper has no such row."

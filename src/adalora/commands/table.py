@@ -105,11 +105,11 @@ def main(flags: Sequence[str]) -> int:
         records += lines
     if arguments.paper == "ablation":
         from adalora.tables.grids import paper_grid
-        from adalora.tables.paper import paper_base_model, paper_records, paper_table
+        from adalora.tables.render import paper_records
 
         for name in ("table4", "table5"):
             grids.append(paper_grid(name))
-            records += paper_records(name, paper_table(name), paper_base_model())
+            records += paper_records(name)
     failed = [{"table": "failed", "run": one.name, "error": one.error} for one in sources.failures]
     notes_on_failures = [f"Failed: {one['run']}: {one['error']}" for one in failed]
     _write(grids, records + failed, [*notes_on_failures, *notes, *sources.notes], arguments)
@@ -120,11 +120,15 @@ def _of_base(
     rows: list[Row], arguments: argparse.Namespace
 ) -> tuple[list[Grid], list[dict[str, Any]]]:
     """The tables of one base model, as text and as records."""
-    from adalora.results.differences import differences, find_row
     from adalora.results.scores import EPOCHS, score_table
-    from adalora.tables.grids import difference_grid, parameter_grid, score_grid
-    from adalora.tables.paper import paper_base_model, paper_records, paper_table
-    from adalora.tables.render import difference_records, score_records
+    from adalora.tables.grids import (
+        difference_grid,
+        paper_base_model,
+        paper_table,
+        parameter_grid,
+        score_grid,
+    )
+    from adalora.tables.render import difference_records, paper_records, score_records
 
     is_papers = rows[0].base_model in (paper_base_model(), Path(paper_base_model()).name)
     has_paper = arguments.paper == "table1" or (is_papers and arguments.paper != "none")
@@ -137,8 +141,10 @@ def _of_base(
         records += score_records(table)
     grids.append(parameter_grid(rows))
     if paper is not None:
-        records += paper_records("table1", paper, paper_base_model())
+        records += paper_records("table1")
     if arguments.against is not None:
+        from adalora.results.differences import differences, find_row
+
         numbers = {"resamples": arguments.resamples, "seed": arguments.bootstrap_seed}
         baseline = find_row(rows, arguments.against)
         found = differences(rows, baseline, level=arguments.level, **numbers)

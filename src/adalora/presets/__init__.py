@@ -57,7 +57,7 @@ class Preset:
     name: str  #: ``TASK/METHOD``
     title: str  #: the method in words
     task: str  #: its name
-    #: (method, parameters) of ``adalora.tables.paper``'s table 1; None where the table has no such
+    #: (method, parameters) of ``adalora.tables.grids``'s table 1; None where the table has no such
     #: row
     paper_row: tuple[str, str] | None
     settings: Mapping[str, Setting]  #: flag -> value and source, in the order to show

@@ -1,16 +1,22 @@
-"""Tables as text: scores, parameters and differences with their notes, and lines for a CSV file."""
+"""Tables as text: scores, parameters, differences, and the paper's as printed, with their notes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from adalora.results.bootstrap import LEAST_SEEDS
+import yaml
+
 from adalora.results.columns import CONVENTIONS, task_score, task_title
-from adalora.results.differences import Difference, Differences
-from adalora.results.rows import Row, Spread
-from adalora.results.scores import FAILED, GUARDS, ScoreTable
-from adalora.tables.paper import PaperTable, paper_table
+from adalora.results.scores import FAILED, GUARDS
+
+if TYPE_CHECKING:
+    from adalora.results.differences import Difference, Differences
+    from adalora.results.rows import Row, Spread
+    from adalora.results.scores import ScoreTable
 
 #: Guard -> the sign that marks a figure.
 _SIGNS = dict(zip(GUARDS, ("†", "‡", "§", "¶", "‖", "#", "*"), strict=True))
@@ -205,6 +211,8 @@ def parameter_grid(rows: Sequence[Row]) -> Grid:
 
 def difference_grid(found: Differences, *, level: float, resamples: int, seed: int) -> Grid:
     """Every row less the baseline, with its interval."""
+    from adalora.results.bootstrap import LEAST_SEEDS  # with scipy, which other tables do not need
+
     baseline = found.rows[found.baseline]
     titles = [column.title for columns in found.columns.values() for column in columns]
     rows = []
@@ -251,7 +259,42 @@ def _difference(one: Difference | None) -> str:
     return f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]{sign}"
 
 
-# ---- the paper's other tables ----
+# ---- the paper's tables ----
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of the paper."""
+
+    title: str  #: which one, and what it is about
+    #: (method, parameters or share of them as printed) -> {column: percent}
+    rows: Mapping[tuple[str, str], Mapping[str, float]]
+
+
+@cache
+def _file() -> dict[str, object]:
+    content = Path(__file__).with_name("paper.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(content))
+
+
+def paper_base_model() -> str:
+    """The model that all its GLUE tables are about."""
+    return str(_file()["base_model"])
+
+
+def paper_table(name: str) -> PaperTable:
+    """``table1``, ``table4`` or ``table5``, figures in percent.
+
+    Raises:
+        KeyError: if ``paper.yaml`` has no table of that name.
+    """
+    content = _file()[name]
+    assert isinstance(content, dict)
+    rows = {
+        (str(method), str(size)): dict(zip(content["columns"], figures, strict=True))
+        for method, size, *figures in content["rows"]
+    }
+    return PaperTable(f"{content['title']}, {_file()['source']}", rows)
 
 
 def paper_grid(name: str) -> Grid:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adalora.results.columns import CONVENTIONS
-from adalora.results.differences import Difference, Differences
-from adalora.results.rows import Row, Spread
-from adalora.results.scores import ScoreTable
-from adalora.tables.grids import COUNTS, Grid
+from adalora.tables.grids import COUNTS, Grid, paper_base_model, paper_table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from adalora.results.differences import Difference, Differences
+    from adalora.results.rows import Row, Spread
+    from adalora.results.scores import ScoreTable
 
 #: Ending of ``--output`` -> the format that it means.
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -185,3 +186,16 @@ def difference_records(found: Differences, level: float) -> Iterator[Record]:
             "level": level,
             "interval": "none" if one.low is None else "full" if one.examples else "seeds alone",
         }
+
+
+def paper_records(name: str) -> Iterator[Record]:
+    """One record for each figure of a table that the paper prints."""
+    for (method, size), figures in paper_table(name).rows.items():
+        for column, value in figures.items():
+            yield {
+                "table": f"paper, {name}",
+                "base_model": paper_base_model(),
+                "method": f"{method} {size}",
+                "column": column,
+                "mean": value,
+            }
