@@ -53,11 +53,7 @@ LORA_KINDS: dict[str, LoRAKind] = {
 
 
 def kind_of(layer: LinearAdapter) -> str:
-    """The name in ``LORA_KINDS`` of the class of ``layer``.
-
-    Raises:
-        UserError: if it is of none of them.
-    """
+    """The name in ``LORA_KINDS`` of the class of ``layer``; another class is refused."""
     for name, kind in LORA_KINDS.items():
         if type(layer) is kind.layer:
             return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -242,13 +242,9 @@ class Description:
         """Number type of the base's weights."""
         return _DTYPES[self.dtype]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for ``json``."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, source: str) -> Description:
-        """Read what ``as_json`` gave.
+        """Read what ``asdict`` gave.
 
         Raises:
             UserError: if it is of a newer format, or a field is missing or of another type.
@@ -275,11 +271,7 @@ class Description:
 
 
 def read_description(folder: str | Path) -> Description:
-    """The description in an artefact's folder.
-
-    Raises:
-        UserError: if the folder holds no complete artefact.
-    """
+    """The description in an artefact's folder, refused if that holds no complete artefact."""
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(

@@ -40,11 +40,7 @@ def naming(source: Path) -> Iterator[None]:
 
 
 def find_artefact(path: str | Path) -> Path:
-    """The folder that holds the artefact: ``path`` itself, or ``model/`` in the root of a run.
-
-    Raises:
-        UserError: if neither holds a complete one.
-    """
+    """The folder that holds a complete artefact: ``path``, or ``model/`` in the root of a run."""
     root = Path(path).expanduser()
     for folder in (root, root / "model"):
         if (folder / MANIFEST).is_file():
@@ -98,18 +94,18 @@ def read_artefact(path: str | Path) -> StoredArtefact:
     tensors = {f: read_tensors(folder / f) for f in (ADAPTER_FILE, HEAD_FILE) if built}
     sizes = shapes(folder / head)
     with naming(folder):
-        _check_outputs(description, sizes, head)
+        if description.num_labels not in {size[0] for size in sizes.values() if size}:
+            raise UserError(
+                f"{MANIFEST} says num_labels {description.num_labels}, and no tensor of {head} has "
+                "as many rows."
+            )
         _check_tensors(description, tensors)
     merged = {name: tensor for found in tensors.values() for name, tensor in found.items()}
     return StoredArtefact(folder, description, merged, sizes)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of a safetensors file, from its header alone.
-
-    Raises:
-        UserError: as ``read_tensors``.
-    """
+    """Name -> shape of the tensors of a safetensors file, from its header alone."""
     if not path.is_file():
         raise UserError(f"{path} does not exist.")
     try:
@@ -126,11 +122,7 @@ def rank_of(settings: LoRASettings, rank_pattern: Mapping[str, int], path: str) 
 
 
 def check_files(folder: Path, description: Description) -> None:
-    """Compare the files with what the description says of them.
-
-    Raises:
-        UserError: naming the first that is missing, of another size or of other content.
-    """
+    """Refuse a folder in which a file is missing, of another size or of other content."""
     for name, size in description.files.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None
@@ -159,17 +151,6 @@ def _head_file(description: Description) -> str:
         if name not in description.files:
             raise UserError(f"{MANIFEST} does not list {name}; the artefact is damaged.")
     return needed[0]
-
-
-def _check_outputs(
-    description: Description, sizes: Mapping[str, tuple[int, ...]], file: str
-) -> None:
-    """Refuse a description whose outputs the stored head has not."""
-    if description.num_labels not in {size[0] for size in sizes.values() if size}:
-        raise UserError(
-            f"{MANIFEST} says num_labels {description.num_labels}, and no tensor of {file} has as "
-            "many rows."
-        )
 
 
 def _check_tensors(description: Description, tensors: Mapping[str, dict[str, Tensor]]) -> None:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -114,7 +114,7 @@ def save_artefact(
             checksums={name: file_checksum(path) for name, path in written.items()},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_json(aside / MANIFEST, complete.as_json())
+        write_json(aside / MANIFEST, asdict(complete))
         names = list(written)
         if not (target / CARD_FILE).exists() or is_ours(target / CARD_FILE):
             (aside / CARD_FILE).write_text(model_card(complete), encoding="utf-8")

@@ -51,13 +51,11 @@ def main(flags: Sequence[str]) -> int:
 
     if given:
         text += f"\n# given on the command line: {' '.join(given)}\n"
-    with Ledger.opened(_output(arguments, spec)) as ledger:
+    output: Path = arguments.output or Path("output") / "sweeps" / spec.name
+    with Ledger.opened(output.expanduser()) as ledger:
         for name in ledger.plan(text, cells):
-            console.print(
-                f"{name} failed with other flags than it has now and is made again.",
-                highlight=False,
-                soft_wrap=True,
-            )
+            again = f"{name} failed with other flags than it has now and is made again."
+            console.print(again, highlight=False, soft_wrap=True)
         return _work(console, spec, ledger, cells, arguments)
 
 
@@ -110,11 +108,6 @@ def _parse(flags: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if arguments.ray_address and arguments.executor != "ray":
         raise UserError(f"--ray_address {arguments.ray_address} needs --executor ray.")
     return arguments, words[place + 1 :]
-
-
-def _output(arguments: argparse.Namespace, spec: Spec) -> Path:
-    output: Path = arguments.output or Path("output") / "sweeps" / spec.name
-    return output.expanduser()
 
 
 def _executor(arguments: argparse.Namespace) -> tuple[Executor, int]:

@@ -115,11 +115,7 @@ def formats_for(description: Description) -> list[str]:
 
 
 def refuse(description: Description, name: str) -> None:
-    """Refuse a run that the format ``name`` cannot express.
-
-    Raises:
-        UserError: saying what it does not hold, and which formats do.
-    """
+    """Refuse a run that the format ``name`` cannot express, naming those that can."""
     possible = formats_for(description)
     if name in possible:
         return
@@ -173,10 +169,7 @@ def load_source(folder: Path, *, base_model: str | None = None) -> Artefact:
     """The artefact in ``folder``, a base of half precision widened to float32.
 
     Rounding a merged weight to half precision would drop most of a small update, and the widened
-    base is the same numbers.
-
-    Raises:
-        UserError: as ``load_artefact``; or if a number in it is NaN or infinite.
+    base is the same numbers. One that holds NaN or infinity is refused.
     """
     artefact = load_artefact(folder, base_model=base_model)
     model = artefact.model

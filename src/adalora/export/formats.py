@@ -53,11 +53,7 @@ class Format:
     extra: str = ""
 
     def exporter(self, name: str) -> Exporter:
-        """What does the work.
-
-        Raises:
-            UserError: if a package that it needs is not installed.
-        """
+        """What does the work; refused if a package that it needs is not installed."""
         missing = [package for package in self.packages if not is_installed(package)]
         if missing:
             raise UserError(
@@ -105,11 +101,7 @@ def is_installed(package: str) -> bool:
 
 
 def find_format(name: str) -> Format:
-    """The format called ``name``.
-
-    Raises:
-        UserError: if there is none; it names the nearest.
-    """
+    """The format called ``name``; if there is none, the nearest is named."""
     if name in FORMATS:
         return FORMATS[name]
     near = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.5)

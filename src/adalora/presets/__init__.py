@@ -80,11 +80,7 @@ def preset_names() -> list[str]:
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
-
-    Raises:
-        UserError: if there is none; the nearest names are given.
-    """
+    """The preset of that name; if there is none, the nearest are named."""
     if name not in preset_names():
         near = difflib.get_close_matches(name, preset_names(), n=3)
         hint = (
@@ -120,9 +116,6 @@ def untuned(given: Mapping[str, Any]) -> dict[str, Any]:
     One rank alone decides the other: a run ends with half the rank that it starts with. The start
     that was searched together with the learning rate is not combined with another learning rate,
     so that the original's commands start as they did, nor with LoRA+, which does not go with it.
-
-    Args:
-        given: flags of the user's and their values.
     """
     if not given.get("apply_adalora") or given.get("lora_type", "svd") != "svd":
         return {}

@@ -54,9 +54,6 @@ def write_report(
     """Write the report on the run or the sweep in ``source`` to ``folder``, as ``write_page`` does.
 
     ``announce`` is told what takes long, before it does.
-
-    Raises:
-        UserError: as ``read_source`` and ``write_page``.
     """
     content = read_source(source)
     if isinstance(content, Sweep) and len(content.runs) > _MANY_RUNS:

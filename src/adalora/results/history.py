@@ -139,11 +139,7 @@ def _is_fraction(word: str) -> bool:
 
 
 def read_history(path: Path) -> History:
-    """The history in ``path``; an empty one where the file is absent (an older or a failed run).
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """The history in ``path``, refused if damaged; empty where there is none (older runs)."""
     if not path.is_file():
         return History()
     try:

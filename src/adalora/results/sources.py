@@ -143,11 +143,7 @@ def read_source(path: Path) -> Run | Sweep:
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in ``folder``.
-
-    Raises:
-        UserError: if it holds no record, or one that cannot be read.
-    """
+    """The run in ``folder``, refused if its record is absent or cannot be read."""
     folder = Path(folder).expanduser()
     return Run(RunRecord.read(folder), folder)
 
@@ -202,11 +198,7 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, source: str) -> Self:
-        """The result in a line.
-
-        Raises:
-            UserError: if something is missing from it, or of another kind.
-        """
+        """The result in a line, refused if something is missing from it or of another kind."""
         try:
             name, status = str(values["id"]), values["status"]
             record = values.get("record") or {}

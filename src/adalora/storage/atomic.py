@@ -36,9 +36,6 @@ def atomic_write(
     Args:
         target: a file or a folder, as the block decides; its parent exists.
         before_replacing: called last, once the new one is complete; may raise to keep the old one.
-
-    Raises:
-        OSError: if the disk refuses.
     """
     # In the target's parent, so that it is renamed within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
@@ -128,9 +125,6 @@ def move_files(source: Path, target: Path, files: Sequence[str], *, last: str) -
         target: the folder; without ``last`` as soon as the first file changes.
         files: paths in ``source``, replaced in ``target``.
         last: the path of the file that says that all is there, moved after all others.
-
-    Raises:
-        OSError: if the disk refuses.
     """
     (target / last).unlink(missing_ok=True)
     for name in (*files, last):

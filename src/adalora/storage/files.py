@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write ``tensors`` as safetensors to ``path``, whole or not at all.
-
-    Raises:
-        UserError: if one of them holds NaN or an infinity.
-    """
+    """Write ``tensors`` as safetensors to ``path``, whole or not at all; NaN is refused."""
     from safetensors.torch import save_file
 
     refuse_not_finite(tensors, path)

@@ -53,11 +53,9 @@ class CircuitBreaker:
         self._first = self._last = 0.0
 
     def before_request(self, request: Any) -> None:
-        """Limit the waits of ``request``.
+        """Limit the waits of ``request``; while the hub is left alone, raise OfflineModeIsEnabled.
 
-        Raises:
-            OfflineModeIsEnabled: while the hub is left alone, as if HF_HUB_OFFLINE were set, which
-                the libraries answer from the cache.
+        The libraries take it as HF_HUB_OFFLINE, and answer from the cache.
         """
         now = time.monotonic()
         if self._failures >= _FAILURES and self._last - self._first >= _SECONDS:

@@ -24,22 +24,14 @@ _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, 
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write a nested state of tensors and JSON values.
-
-    Raises:
-        UserError: if it holds anything else.
-    """
+    """Write a nested state of tensors and JSON values; anything else is refused."""
     tensors, metadata = _content(state, path.name)
     with atomic_write(path) as new:
         save_file(tensors, new, metadata=metadata)
 
 
 def state_bytes(state: Mapping[str, Any], name: str) -> bytes:
-    """The content of the file ``name`` that ``save_state`` would write, to send it elsewhere.
-
-    Raises:
-        UserError: as ``save_state``.
-    """
+    """The content of the file ``name`` that ``save_state`` would write, to send it elsewhere."""
     tensors, metadata = _content(state, name)
     return save(tensors, metadata=metadata)
 

@@ -61,8 +61,7 @@ class Executor(Protocol):
 def prepare(folder: Path) -> None:
     """Make the folder of a run ready: as it is if it holds a sound checkpoint, empty otherwise.
 
-    Raises:
-        UserError: if another process is still at work in it.
+    One in which another process is still at work is refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _ORPHAN_SECONDS

@@ -251,11 +251,7 @@ def _kind(value: Any) -> str:
 
 
 def read_sweep_file(path: Path, given: Sequence[str]) -> tuple[str, Spec]:
-    """The text of a sweep's file, and the sweep that it describes with the flags ``given``.
-
-    Raises:
-        UserError: as ``read_spec``.
-    """
+    """The text of a sweep's file, and the sweep that it describes with the flags ``given``."""
     try:
         text = path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
