@@ -142,7 +142,8 @@ def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict
             f"--peft_config {source} has task_type {values['task_type']!r}; text classification "
             "is SEQ_CLS, or leave it out."
         )
-    if kind == "PREFIX_TUNING" and "past_key_values" not in _inputs(model):
+    inputs = inspect.signature(model.get_submodule(base_path(model)).forward).parameters
+    if kind == "PREFIX_TUNING" and "past_key_values" not in inputs:
         raise UserError(
             f"--peft_config {source}: PREFIX_TUNING needs a model that takes past_key_values, and "
             f"{type(model).__name__} does not; take PROMPT_TUNING or P_TUNING."
@@ -163,11 +164,6 @@ def _arguments(model: nn.Module, values: Mapping[str, Any], source: str) -> dict
             if isinstance(arguments.get(name), list):
                 arguments[name] = _paths(model, arguments[name])
     return arguments
-
-
-def _inputs(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """What the encoder's forward takes, by name."""
-    return inspect.signature(model.get_submodule(base_path(model)).forward).parameters
 
 
 def _paths(model: nn.Module, names: list[str]) -> list[str]:

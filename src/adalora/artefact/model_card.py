@@ -29,25 +29,22 @@ def is_ours(path: Path) -> bool:
 def model_card(description: Description) -> str:
     """The card as Markdown with the hub's front matter."""
     scores = list(_scores(description.metrics))
+    base, task = description.base_model, description.task
     data = ModelCardData(
-        base_model=None if _is_local(description.base_model) else description.base_model,
+        base_model=None if base == "nano" or Path(base).is_absolute() else base,
         library_name="adalora",
         pipeline_tag="text-classification",
-        tags=["adalora", *(["lora"] if description.lora is not None else []), *_task(description)],
+        tags=[
+            "adalora",
+            *(["lora"] if description.lora is not None else []),
+            *([f"glue-{task}"] if task is not None else []),
+        ],
         metrics=sorted({name for _, name, _ in scores if name != "loss"}) or None,
     )
     sections = [_what(description), _how(description), _how_good(scores, description), _USE]
     text = f"---\n{data.to_yaml()}\n---\n\n{_MARKER}\n\n" + "\n".join(sections)
     # A label may hold half of a surrogate pair, which is no text.
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _is_local(name: str) -> bool:
-    return name == "nano" or Path(name).is_absolute()
-
-
-def _task(description: Description) -> list[str]:
-    return [] if description.task is None else [f"glue-{description.task}"]
 
 
 def _scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:

@@ -81,19 +81,11 @@ class Fact:
         return [slot for slot in SLOTS if getattr(self, slot) is not None]
 
 
-def _side(draw: Draw, groups: Sequence[object]) -> tuple[int, int]:
-    return draw.below(len(groups)), draw.below(2)
-
-
 def draw_fact(draw: Draw, *, detail: float = 0.6, strange: bool = False) -> Fact:
     """A random fact; each optional part is said with probability ``detail``."""
-    blank = Fact(0, (0, 0), 0, strange=strange)
-    fact = Fact(
-        person=draw.below(len(blank.persons)),
-        verb=_side(draw, words.VERBS),
-        thing=draw.below(len(blank.things)),
-        strange=strange,
-    )
+    fact = Fact(0, (0, 0), 0, strange=strange)
+    for slot in ("person", "verb", "thing"):
+        fact = add(draw, fact, slot)
     for slot in ("quality", "trait", "place", "time"):
         if draw.chance(detail):
             fact = add(draw, fact, slot)
@@ -101,24 +93,18 @@ def draw_fact(draw: Draw, *, detail: float = 0.6, strange: bool = False) -> Fact
 
 
 def add(draw: Draw, fact: Fact, slot: str) -> Fact:
-    """The fact with an optional part said, or said again with another value."""
-    if slot in ("quality", "trait"):
-        return fact.having(slot, _side(draw, words.ADJECTIVES))
-    options = words.PLACES if slot == "place" else words.TIMES
-    return fact.having(slot, draw.below(len(options)))
+    """The fact with a part said, or said again with another value or the same."""
+    sided = {"verb": words.VERBS, "quality": words.ADJECTIVES, "trait": words.ADJECTIVES}
+    if slot in sided:
+        return fact.having(slot, (draw.below(len(sided[slot])), draw.below(2)))
+    options = {"person": fact.persons, "thing": fact.things, "place": words.PLACES}
+    return fact.having(slot, draw.below(len(options.get(slot, words.TIMES))))
 
 
 def change(draw: Draw, fact: Fact, slot: str) -> Fact:
     """The fact with one part replaced by something else."""
     while True:
-        if slot == "person":
-            changed = replace(fact, person=draw.below(len(fact.persons)))
-        elif slot == "thing":
-            changed = replace(fact, thing=draw.below(len(fact.things)))
-        elif slot == "verb":
-            changed = replace(fact, verb=_side(draw, words.VERBS))
-        else:
-            changed = add(draw, fact, slot)
+        changed = add(draw, fact, slot)
         if getattr(changed, slot) != getattr(fact, slot):
             return changed
 

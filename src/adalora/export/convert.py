@@ -72,7 +72,9 @@ def export_run(
     def replaceable(path: Path) -> bool:
         if not chosen.is_folder:
             return path.is_file()
-        return path.is_dir() and not (path / MANIFEST).exists() and _is_export(path)
+        if not path.is_dir() or (path / MANIFEST).exists():
+            return False
+        return not any(path.iterdir()) or any((path / mark).is_file() for mark in _MARKS)
 
     with (
         quietly(),
@@ -142,10 +144,6 @@ def refuse(description: Description, name: str) -> None:
     raise UserError(
         f"This run trained {' and '.join(trained)}, which {name} does not hold; export with {ways}."
     )
-
-
-def _is_export(folder: Path) -> bool:
-    return not any(folder.iterdir()) or any((folder / mark).is_file() for mark in _MARKS)
 
 
 @contextlib.contextmanager

@@ -173,7 +173,8 @@ def build(model: PreTrainedModel, adapter: PeftAdapter) -> dict[str, int]:
         UserError: if the adapter does not fit the base, or something of the head is in neither.
     """
     _check(model, adapter)
-    _fill_head(model, adapter)
+    # We train the pooler whole and never adapt it, so an update of it becomes part of it.
+    add_products(model, adapter, to_head_alone=True)
     updates = {path: u for path, u in adapter.updates.items() if not is_head(model, path)}
     if not updates:
         raise UserError(f"{adapter.source} adapts the head alone, and nothing of the encoder.")
@@ -202,12 +203,15 @@ def build(model: PreTrainedModel, adapter: PeftAdapter) -> dict[str, int]:
 
 
 @torch.no_grad()
-def add_products(model: PreTrainedModel, adapter: PeftAdapter) -> PreTrainedModel:
+def add_products(
+    model: PreTrainedModel, adapter: PeftAdapter, *, to_head_alone: bool = False
+) -> PreTrainedModel:
     """Add every update into its weight: what the adapter computes, worked out without layers."""
     for name, tensor in adapter.others.items():
         model.get_parameter(name).copy_(tensor)
     for path, update in adapter.updates.items():
-        model.get_parameter(f"{path}.weight").add_(update.delta())
+        if is_head(model, path) or not to_head_alone:
+            model.get_parameter(f"{path}.weight").add_(update.delta())
     return model
 
 
@@ -251,13 +255,3 @@ def _check_shape(name: str, shape: torch.Size, expected: Tensor, adapter: PeftAd
             f"{adapter.source} holds {name} of shape {list(shape)}, and the base model's is "
             f"{list(expected.shape)}; name the base that it was trained on."
         )
-
-
-def _fill_head(model: PreTrainedModel, adapter: PeftAdapter) -> None:
-    """The head of the file, over that of the base."""
-    for name, tensor in adapter.others.items():
-        model.get_parameter(name).copy_(tensor)
-    # We train the pooler whole and never adapt it, so an update of it becomes part of it.
-    for path, update in adapter.updates.items():
-        if is_head(model, path):
-            model.get_parameter(f"{path}.weight").add_(update.delta())

@@ -19,7 +19,7 @@ from torch import Tensor
 from adalora.errors import UserError
 from adalora.export.low_rank import LowRank
 from adalora.export.peft_write import CONFIG_FILE, PREFIX, TENSOR_FILE
-from adalora.storage.files import listed, read_bin, read_json, read_tensors
+from adalora.storage.files import listed, not_finite, read_bin, read_json, read_tensors
 
 _BIN_FILE = "adapter_model.bin"
 _READ = frozenset(
@@ -123,8 +123,7 @@ def _tensors(source: Path) -> dict[str, Tensor]:
         tensors = read_bin(source / _BIN_FILE)
     else:
         raise UserError(f"{source} holds neither {TENSOR_FILE} nor {_BIN_FILE}.")
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
+    if broken := not_finite(tensors.items()):
         raise UserError(f"{source} holds NaN or infinity in {listed(broken)}; train it again.")
     foreign = [name for name in tensors if not name.startswith(PREFIX)]
     if foreign:

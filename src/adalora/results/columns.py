@@ -8,7 +8,6 @@ accuracy alone, and the two must never be mixed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +102,7 @@ def columns_of(
 
 def task_order(task: str) -> tuple[int, str]:
     """Sorts tasks as the paper's table does, other data after them."""
-    short = re.sub(f"^{MINI_PREFIX}", "", task)
+    short = task.removeprefix(MINI_PREFIX)
     return (_ORDER.index(short) if short in _ORDER else len(_ORDER), task)
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,6 @@ from adalora.training import program
 _WARM_UP_STEPS = 2
 _STEPS = 6
 _BATCHES = 4
-
-
-def train(flags: Sequence[str]) -> None:
-    """Train as the flags say."""
-    program.run(flags, program="adalora train")
 
 
 def measure(flags: Sequence[str]) -> None:
@@ -147,9 +143,10 @@ def _end_with_the_sweep() -> None:
 
 def main(words: Sequence[str]) -> int:
     """Do what the first word says (``train`` or ``measure``) with the flags behind it."""
-    work: Callable[[Sequence[str]], None] = {"train": train, "measure": measure}[words[0]]
+    train = partial(program.run, program="adalora train")
+    work: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "measure": measure}
     _end_with_the_sweep()
-    return exit_with_message(lambda: work(words[1:]))
+    return exit_with_message(lambda: work[words[0]](words[1:]))
 
 
 if __name__ == "__main__":

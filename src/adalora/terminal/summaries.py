@@ -37,11 +37,11 @@ class PlanSummary:
     problems: Sequence[str] = field(default_factory=tuple)  #: what is wrong, one sentence each
 
 
+@dataclass
 class _Curve:
     """The curve in the width and the characters that the console has."""
 
-    def __init__(self, schedule: BudgetSchedule) -> None:
-        self.schedule = schedule
+    schedule: BudgetSchedule
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = max(min(options.max_width - 12, 60), 10)
@@ -175,11 +175,11 @@ class RunSummary:
     warnings: Sequence[str] = ()  #: one sentence each
 
 
+@dataclass
 class _Command:
     """A shell command that survives copying from an output of any width."""
 
-    def __init__(self, command: str) -> None:
-        self.command = command
+    command: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = lines_of(self.command, options.max_width - 2)
