@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,8 +28,9 @@ from adalora.artefact.reader import load_artefact
 from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
 from adalora.pretrained.loading import load_classifier
+from adalora.training import build
 from adalora.training.arguments.method import MethodArguments
-from adalora.training.build import adapt, build_adaptation
+from adalora.training.build import adapt, build_adaptation, build_model
 
 H, I, L, V = 16, 24, 2, 40  # noqa: E741 - width, inner width, layers, vocabulary
 RANK, SIZE = 2, 3
@@ -390,6 +392,29 @@ def test_pissa_refuses_what_it_cannot_start(
     model = load_classifier(str(base_of("bert")), num_labels=2)
     with pytest.raises(UserError, match=message):
         adapt(model, MethodArguments(**{**LORA, "lora_init": "pissa", **changes}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "path"),
+    [(LORA, "lora_path"), ({"apply_adapter": True, "adapter_type": "houlsby"}, "adapter_path")],
+)
+@pytest.mark.parametrize("content", [None, b"no tensors"])
+def test_what_a_run_starts_from_is_refused_before_its_base_is_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: dict[str, Any],
+    path: str,
+    content: bytes | None,
+) -> None:
+    monkeypatch.setattr(build, "load_checkpoint", lambda *_, **__: pytest.fail("it was loaded"))
+    file = tmp_path / "start.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    method = MethodArguments(**{**flags, path: str(file)})
+    data: Any = None
+    arguments: Any = SimpleNamespace(method=method)
+    with pytest.raises(UserError, match=r"start\.safetensors (does not exist|is damaged)"):
+        build_model(arguments, data)
 
 
 @each_method

@@ -86,18 +86,13 @@ def _in_its_own_type(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, .
 
 
 class AlignedHead(NamedTuple):
-    """A stored head as it goes into a model.
+    """A stored head as it goes into a model."""
 
-    Attributes:
-        tensors: by name, in the model's shapes and the order of its classes; none where the head
-            starts anew.
-        reason: what the head was trained for, where that is not what the model is for; None else.
-        new: classes that it has no row of, which keep the model's.
-    """
-
+    #: by name, in the model's shapes and the order of its classes; none where the head starts anew
     tensors: dict[str, Tensor]
+    #: what the head was trained for, where that is not what the model is for; None else
     reason: str | None = None
-    new: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()  #: classes that it has no row of, which keep the model's
 
 
 def class_names(config: Any) -> tuple[str, ...] | None:

@@ -99,10 +99,9 @@ def initialise(layer: LinearAdapter, start: str, *, path: str = "") -> None:
     """Draw or compute the starting factors of ``layer``, which has those of its constructor.
 
     Args:
-        layer: with an adapter; on the meta device only the request is checked.
+        layer: with an adapter, at ``path``; on the meta device only the request is checked.
         start: ``gaussian``, as its class draws them (``svd``: standard deviation 0.02; ``frd``: as
             torch draws a Linear); ``lora``; ``orthogonal``; ``pissa``.
-        path: of the layer, for messages.
 
     Raises:
         UserError: if ``start`` is unknown or cannot be had in this layer.

@@ -204,11 +204,7 @@ PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
 def write_peft_adapter(model: nn.Module, folder: Path) -> None:
-    """Have PEFT save ``model``, a ``peft.PeftModel``, to ``folder``.
-
-    Raises:
-        UserError: if a trained parameter holds NaN or infinity.
-    """
+    """Have PEFT save ``model``, a ``peft.PeftModel``, to ``folder``; NaN is refused."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     refuse_not_finite(trained, folder)
     with warnings.catch_warnings():

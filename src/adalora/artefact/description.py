@@ -246,8 +246,7 @@ class Description:
     def from_json(cls, values: Mapping[str, Any], *, source: str) -> Description:
         """Read what ``asdict`` gave.
 
-        Raises:
-            UserError: if it is of a newer format, or a field is missing or of another type.
+        A newer format, and a field that is missing or of another type, are refused.
         """
         found = values.get("format_version")
         if not isinstance(found, int) or not 1 <= found <= FORMAT_VERSION:

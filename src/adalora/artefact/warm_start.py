@@ -167,12 +167,8 @@ def stored_classes(path: str | Path) -> tuple[str, ...] | None:
 def read_adapters(path: str | Path, wanted: str) -> StoredAdapters:
     """Read and verify what a run starts from, as far as it can be without a model.
 
-    Args:
-        path: as ``load_lora`` and ``load_bottleneck`` take it.
-        wanted: ``lora`` or ``bottleneck``.
-
-    Raises:
-        UserError: if it cannot be read, is damaged, holds NaN, or an artefact has no such part.
+    ``path`` is as ``load_lora`` and ``load_bottleneck`` take it, for ``wanted`` ``lora`` and
+    ``bottleneck``. What is damaged, holds NaN or has no such part is refused.
     """
     source = Path(path)
     if any((folder / MANIFEST).is_file() for folder in (source, source / "model")):

@@ -244,12 +244,7 @@ def example_texts(draw: Draw) -> list[str]:
 def generate(task: str, split: str) -> list[Row]:
     """The examples of one split, with the Hub's columns, ``label`` and ``idx``.
 
-    Args:
-        task: one of ``MINI_TASKS``.
-        split: one of ``splits_of(task)``. Test labels are -1, as on the Hub.
-
-    Raises:
-        KeyError: if there is no such task or split.
+    Test labels are -1, as on the Hub. KeyError if there is no such task or split.
     """
     sizes = splits_of(task)
     if split not in sizes:

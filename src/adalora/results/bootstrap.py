@@ -40,8 +40,7 @@ def bootstrap_differences(
     Args:
         metric: a key of ``METRICS``.
         labels: class indices [n], or numbers for ``correlation``.
-        ours: predictions [seeds, n].
-        theirs: likewise; row by row of the same seeds.
+        ours: predictions [seeds, n]; ``theirs`` likewise, row by row of the same seeds.
         resamples: replicates.
         random: a ``numpy.random.Generator``, in one state wherever the same examples are asked, so
             that accuracy and F1 of one task, or two methods, are drawn alike.

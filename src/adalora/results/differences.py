@@ -79,11 +79,7 @@ class Differences:
 
 
 def find_row(rows: Sequence[Row], wanted: str) -> int:
-    """Index of the row that ``wanted`` names: its label, or the method if that has one row alone.
-
-    Raises:
-        UserError: if there is none, or there are several.
-    """
+    """Index of the one row that ``wanted`` names: its label, or the method if that has one row."""
     name = wanted.replace("->", "→").casefold()
     labels = [row.label.casefold() for row in rows]
     found = [index for index, label in enumerate(labels) if label == name]

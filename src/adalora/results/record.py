@@ -204,8 +204,7 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any], *, source: str = "The record") -> RunRecord:
         """The record in ``values``; names that this version does not know are passed over.
 
-        Raises:
-            UserError: if something is missing or not what it should be.
+        One in which something is missing or not what it should be is refused, naming ``source``.
         """
         fields = [one.name for one in dataclasses.fields(cls)]
         missing = [name for name in fields if name not in values and name not in _OPTIONAL]
@@ -227,11 +226,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: str | Path) -> RunRecord:
-        """The record of a run, in ``path``: its folder, or its ``run.json``.
-
-        Raises:
-            UserError: if there is none, or it cannot be read.
-        """
+        """The record of a run in ``path``, its folder or ``run.json``; refused if unreadable."""
         path = Path(path)
         file = path / RECORD_FILE if path.is_dir() else path
         if not file.exists():

@@ -30,10 +30,8 @@ logger = logging.getLogger(__name__)
 def shard_base(model: nn.Module, device: torch.device) -> None:
     """Divide the frozen parameters of ``model`` among the processes of the group, in place.
 
-    It is adapted and frozen (``freeze_base``), on ``device``, and the same in every process.
-
-    Raises:
-        UserError: if nothing is frozen.
+    It is adapted and frozen (``freeze_base``), on ``device``, and the same in every process; one of
+    which nothing is frozen is refused.
     """
     whole = set(trainable_parameters(model).values())
     if all(parameter in whole for parameter in model.parameters()):

@@ -23,9 +23,8 @@ from adalora.sweeps.processes import OUTPUT_FILE, Job, end_all, start
 class RayCluster:
     """An executor over Ray's tasks.
 
-    Args:
-        threads: of each run, and the CPUs that it is given.
-        address: of a running cluster ("auto" finds the one of this machine); None starts one here.
+    Each run has ``threads``, and as many CPUs. ``address`` is that of a running cluster ("auto"
+    finds the one of this machine); None starts one here.
 
     Raises:
         UserError: if Ray is not installed, or the cluster is out of reach.

@@ -154,9 +154,8 @@ class Room:
 def room_here(jobs: int | None, threads: int | None = None) -> Room:
     """What fits on this machine: a run per GPU, or else as many as cores and memory allow.
 
-    Args:
-        jobs: as many as the user asks for; None for as many as fit.
-        threads: likewise, of each run; None takes OMP_NUM_THREADS, or shares the cores out.
+    The user may ask for ``jobs`` runs at a time, and ``threads`` of each; without the latter it is
+    OMP_NUM_THREADS, or the cores are shared out.
     """
     gpus, cores = _gpus(), usable_cores()
     in_environment = os.environ.get("OMP_NUM_THREADS", "")

@@ -284,8 +284,7 @@ def _flags(given: Sequence[str]) -> dict[str, Any]:
 def check_cells(cells: Sequence[Cell], *, source: str) -> None:
     """Parse the flags of every cell as its run will; cells that differ by their seed alone once.
 
-    Raises:
-        UserError: if there is no cell, two have one id, or the flags of one are refused.
+    No cell at all, two with one id, and flags that a run would refuse are refused.
     """
     if not cells:
         raise UserError(f"{source}: every run is excluded, so there is nothing to do.")

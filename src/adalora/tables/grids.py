@@ -283,11 +283,7 @@ def paper_base_model() -> str:
 
 
 def paper_table(name: str) -> PaperTable:
-    """``table1``, ``table4`` or ``table5``, figures in percent.
-
-    Raises:
-        KeyError: if ``paper.yaml`` has no table of that name.
-    """
+    """``table1``, ``table4`` or ``table5``, figures in percent; KeyError for another name."""
     content = _file()[name]
     assert isinstance(content, dict)
     rows = {
