@@ -6,8 +6,11 @@ that is NaN is a slip of the pen. Both would be found out late, or never.
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -33,6 +36,20 @@ class Interval:
         start, end = "above" if self.above else "at least", "below" if self.below else "at most"
         return f"{start} {self.least:.10g} and {end} {self.most:.10g}"
 
+
+#: Of the time that a regular expression may take over all that it is matched against, seconds.
+_PATTERN_SECONDS = 5.0
+# What can repeat or be chosen again; without it a pattern is a list of words.
+_WORDS = re.compile(r"(?:[^\\(*+?{]|\\.)*", re.DOTALL)
+_MATCHER = """
+import json, re, sys
+patterns, texts = json.load(sys.stdin)
+try:
+    found = [[bool(re.fullmatch(one, text)) for text in texts] for one in patterns]
+except (re.error, RecursionError, OverflowError) as error:
+    found = str(error)
+print(json.dumps(found))
+"""
 
 COUNT = Interval(1, 1e9)
 NOT_NEGATIVE = Interval(0, 1e9)
@@ -152,3 +169,38 @@ def check_inside(file: Any) -> None:
         raise UserError(f"it names a file of {len(str(file))} characters, which no folder can hold")
     if path.is_absolute() or {"..", "."} & set(str(file).split("/")) or re.search(r"[\\:\0]", file):
         raise UserError(f"it names the file {file!r}, which is outside its folder")
+
+
+def match_patterns(patterns: Sequence[str], texts: Sequence[str]) -> list[list[bool]]:
+    """Whether each regular expression matches each text whole, found out in a limited time.
+
+    A few characters can be a pattern that takes longer than the universe is old, and nothing can
+    stop Python's matcher but the end of its process: patterns are matched in one of their own,
+    except where they are lists of words.
+
+    Raises:
+        UserError: if one is no regular expression, or they take too long.
+    """
+    if all(_WORDS.fullmatch(pattern) for pattern in patterns):
+        try:
+            return [[re.fullmatch(p, text) is not None for text in texts] for p in patterns]
+        except re.error as error:
+            raise UserError(f"it is not a regular expression: {error}") from error
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _MATCHER],
+            input=json.dumps([list(patterns), list(texts)]),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_PATTERN_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"it takes more than {_PATTERN_SECONDS:g} seconds to match; write it without "
+            "repetitions inside repetitions, such as (a+)+"
+        ) from error
+    found: list[list[bool]] | str = json.loads(done.stdout)
+    if isinstance(found, str):
+        raise UserError(f"it is not a regular expression: {found}")
+    return found

@@ -215,7 +215,7 @@ QUERY = "base_model.model.bert.encoder.layer.0.attention.self.query"
         (lambda f: edit(f, a_new_option={"b": 1}), r"a_new_option=\{'b': 1\}"),
         (lambda f: edit(f, lora_alpha="8"), "lora_alpha='8', and a number"),
         (lambda f: edit(f, alpha_pattern=["query"]), "an object was expected"),
-        (lambda f: edit(f, alpha_pattern={"(": 1}), "no regular expression"),
+        (lambda f: edit(f, alpha_pattern={"(": 1}), "not a regular expression"),
         (lambda f: edit(f, base_model_name_or_path=None), "name it with --base_model"),
         (lambda f: edit(f, base_model_name_or_path="./gone"), "'./gone'"),
         (

@@ -30,6 +30,7 @@ from adalora.adapters.targets import NAMES, find_targets
 from adalora.errors import UserError
 from adalora.shell import program
 from adalora.storage.files import read_json, refuse_not_finite, write_json
+from adalora.validation import match_patterns
 
 # What a saved adapter's file says about where it came from, and nothing of the method.
 _OF_A_SAVED_ADAPTER = (
@@ -39,6 +40,11 @@ _OF_A_SAVED_ADAPTER = (
     "peft_version",
     "rank_pattern",
     "revision",
+)
+# Where PEFT looks for regular expressions.
+_PATTERNS = (
+    *("target_modules", "exclude_modules", "feedforward_modules", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern"),
 )
 _NAMES_IN_PRINT = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "IA3": "IA3"}
 
@@ -221,6 +227,33 @@ def write_peft_adapter(model: nn.Module, folder: Path) -> None:
     write_json(folder / PEFT_FILES[1], config)
 
 
+def check_peft_patterns(model: nn.Module, config: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse regular expressions of an adapter that PEFT could not match to an end.
+
+    Args:
+        model: that the adapter goes on.
+        config: the content of an ``adapter_config.json``.
+        source: for messages.
+
+    Raises:
+        UserError: if one is no regular expression, or they take too long.
+    """
+    paths = [path for path, _ in model.named_modules() if path]
+    for name in _PATTERNS:
+        value = config.get(name)
+        patterns = [value] if isinstance(value, str) else []
+        if name == "layers_pattern" and isinstance(value, str | list):
+            patterns = [rf".*\.{one}\.(\d+)\..*" for one in patterns or value]
+        elif isinstance(value, Mapping) and config.get("peft_type") != "ADALORA":
+            patterns = [rf"(.*\.)?({one})" for one in value]
+        try:
+            match_patterns(patterns, paths)
+        except UserError as error:
+            raise UserError(
+                f"{source} has a pattern in {name} that is refused: {error}."
+            ) from error
+
+
 def load_peft_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """``model``, a base with a head, wrapped in what ``folder`` holds.
 
@@ -234,6 +267,7 @@ def load_peft_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     _require_peft(f"{folder} holds an adapter of PEFT, and peft is")
     import peft
 
+    check_peft_patterns(model, read_json(folder / PEFT_FILES[1]), folder)
     try:
         with warnings.catch_warnings():
             # PEFT looks for LoRA's kind of rank_pattern in AdaLoRA's, and does not find it.

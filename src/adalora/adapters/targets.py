@@ -16,6 +16,7 @@ from torch import nn
 from adalora.adapters.bottleneck import bottlenecks
 from adalora.adapters.head import base_path, is_head
 from adalora.errors import UserError
+from adalora.validation import match_patterns
 from loralib.base import replacing_loses
 
 NAMES = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
@@ -120,19 +121,15 @@ def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def _match_pattern(model: nn.Module, linear: dict[str, nn.Module], name: str) -> set[str]:
     pattern = name.removeprefix(PATTERN_PREFIX)
+    every = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{name!r} is not a regular expression: {error}.") from error
-    found = {path for path in linear if compiled.fullmatch(path)}
-    if found:
+        (answers,) = match_patterns([pattern], every)
+    except UserError as error:
+        raise UserError(f"{name!r}: {error}.") from error
+    matched = [path for path, answer in zip(every, answers, strict=True) if answer]
+    if found := linear.keys() & set(matched):
         return found
-    in_head = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and is_head(model, path) and compiled.fullmatch(path)
-    ]
-    if in_head:
+    if in_head := [path for path in matched if is_head(model, path)]:
         raise UserError(
             f"{name!r} matches only {', '.join(in_head)}, which is the head: it is trained whole "
             "and never adapted. Name layers of the encoder."

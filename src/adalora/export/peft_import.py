@@ -16,6 +16,7 @@ from adalora.adapters.freeze import freeze_base
 from adalora.adapters.head import is_head
 from adalora.adapters.kinds import LORA_KINDS
 from adalora.adapters.lora import add_lora
+from adalora.adapters.peft_method import check_peft_patterns
 from adalora.adapters.targets import ARCHITECTURES
 from adalora.artefact.description import Description
 from adalora.artefact.reader import load_artefact
@@ -25,9 +26,11 @@ from adalora.export.convert import quietly
 from adalora.export.formats import is_installed
 from adalora.export.low_rank import LowRank
 from adalora.export.peft_read import PeftAdapter, read_adapter
+from adalora.export.peft_write import CONFIG_FILE
 from adalora.export.verify import Agreement, measure, predictor, random_batches
 from adalora.pretrained.loading import load_classifier, load_tokenizer
 from adalora.storage.atomic import complete_or_absent
+from adalora.storage.files import read_json
 
 if TYPE_CHECKING:
     from adalora.export.formats import Predict
@@ -87,6 +90,7 @@ def import_adapter(
         if base is None:
             raise UserError(f"{folder} does not name its base model; name it with --base_model.")
         model = _load_base(adapter, base, labels)
+        check_peft_patterns(model, read_json(folder / CONFIG_FILE), folder)
         rank_pattern = build(model, adapter)
         tokenizer = _tokenizer(adapter, base)
         save_artefact(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from adalora.errors import UserError
 from adalora.export.low_rank import LowRank
 from adalora.export.peft_write import CONFIG_FILE, PREFIX, TENSOR_FILE
 from adalora.storage.files import listed, not_finite, read_bin, read_json, read_tensors
+from adalora.validation import match_patterns
 
 _BIN_FILE = "adapter_model.bin"
 _READ = frozenset(
@@ -77,6 +78,7 @@ def read_adapter(source: Path) -> PeftAdapter:
     factors, others = _split(tensors, str(config["peft_type"]), source)
     if not factors:
         raise UserError(f"{source} holds no LoRA factors.")
+    alphas = _alphas(config, list(factors), source)
     init_rank = "init_r" if config["peft_type"] == "ADALORA" else "r"
     return PeftAdapter(
         source=source,
@@ -85,7 +87,7 @@ def read_adapter(source: Path) -> PeftAdapter:
         revision=config.get("revision") or None,
         init_rank=int(_number(config, init_rank, source)),
         lora_dropout=_number(config, "lora_dropout", source, missing=0.0),
-        updates={path: _update(path, found, config, source) for path, found in factors.items()},
+        updates={p: _update(p, f, config, alphas[p], source) for p, f in factors.items()},
         others=others,
     )
 
@@ -155,7 +157,11 @@ def _split(
 
 
 def _update(
-    path: str, factors: Mapping[str, Tensor], config: Mapping[str, Any], source: Path
+    path: str,
+    factors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    alpha: float,
+    source: Path,
 ) -> LowRank:
     """One matrix, its scale worked out as PEFT does."""
     adaptive = config["peft_type"] == "ADALORA"
@@ -169,7 +175,6 @@ def _update(
         )
     down, up = factors["down"], factors["up"]
     rank = down.shape[0]
-    alpha = _number(config, "lora_alpha", source)
     if adaptive:
         init_rank = _number(config, "init_r", source)
         pattern = _mapping(config, "rank_pattern", source)
@@ -182,21 +187,20 @@ def _update(
         if alpha <= 0:  # PEFT's words for "the rank": the one left, once a pattern sliced it
             alpha = rank if pattern else init_rank
         return LowRank(down, up, factors["values"], alpha / (init_rank + 1e-5))
-    alpha = _by_pattern(_mapping(config, "alpha_pattern", source), path, alpha, source)
     return LowRank(down, up, None, alpha / (rank**0.5 if config.get("use_rslora") else rank))
 
 
-def _by_pattern(pattern: Mapping[str, float], path: str, usual: float, source: Path) -> float:
-    """The value of the first key that matches the end of ``path``, as PEFT looks it up."""
-    for key, value in pattern.items():
-        try:
-            if re.match(rf"(.*\.)?({key})$", path):
-                return float(value)
-        except re.error as error:
-            raise UserError(
-                f"{source} has {key!r} in alpha_pattern, which is no regular expression: {error}."
-            ) from error
-    return usual
+def _alphas(config: Mapping[str, Any], paths: Sequence[str], source: Path) -> dict[str, float]:
+    """Path -> alpha: of the first key of the pattern that matches its end, as PEFT looks it up."""
+    pattern = _mapping(config, "alpha_pattern", source)
+    alphas = dict.fromkeys(paths, _number(config, "lora_alpha", source))
+    try:
+        answers = match_patterns([rf"(.*\.)?({key})" for key in pattern], paths)
+    except UserError as error:
+        raise UserError(f"{source} has a key in alpha_pattern that is refused: {error}.") from error
+    for value, matches in reversed(list(zip(pattern.values(), answers, strict=True))):
+        alphas |= {path: float(value) for path, one in zip(paths, matches, strict=True) if one}
+    return alphas
 
 
 def _mapping(config: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:

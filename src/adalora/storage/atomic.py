@@ -13,7 +13,9 @@ import errno
 import functools
 import logging
 import os
+import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -132,6 +134,39 @@ def move_files(source: Path, target: Path, files: Sequence[str], *, last: str) -
         os.replace(source / name, target / name)
 
 
+def without_links(path: str, flags: int) -> int:
+    """An ``opener`` for ``open``: the file itself, and never what somebody made its name stand for.
+
+    Raises:
+        OSError: if ``path`` is a symbolic link, or no ordinary file.
+    """
+    refused = OSError(errno.ELOOP, "it is a link or no ordinary file, and is not written to", path)
+    try:
+        # A pipe would be waited for.
+        special = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(path, flags | special, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise refused from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refused
+    return descriptor
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all in it, or a link without what it points to; if it is there.
+
+    What cannot be removed is left.
+    """
+    if path.is_symlink() or path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def finish(paths: Iterable[Path]) -> None:
     """Have the files on the disk before they get their name, and readable as files usually are.
 
@@ -192,7 +227,7 @@ def locked_folder(folder: Path, *, flag: str = "--root_output_dir") -> Iterator[
         UserError: if another process holds it, which is named, or it cannot be written to.
     """
     try:
-        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+        file = open(folder / LOCK_FILE, "a+", encoding="utf-8", opener=without_links)  # noqa: SIM115
     except OSError as error:
         raise UserError(
             f"{flag} {str(folder)!r} cannot be written to ({error}); choose another."

@@ -12,14 +12,13 @@ import errno
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adalora.errors import UserError
-from adalora.storage.atomic import sync
+from adalora.storage.atomic import remove, sync
 from adalora.storage.files import file_checksum, listed
 
 logger = logging.getLogger(__name__)
@@ -68,6 +67,8 @@ def publish(target: Path, *, step: int, settings: Mapping[str, Any]) -> None:
         OSError: if the disk refuses; ``target`` is as it was then.
     """
     aside = staging_folder(target)
+    if aside.is_symlink():
+        raise OSError(errno.ELOOP, "somebody put a link in its place", str(aside))
     if target.exists() and not target.is_dir():
         raise FileExistsError(errno.EEXIST, "a file stands in its place", str(target))
     files = {}
@@ -92,7 +93,7 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half written or half removed in ``folder``."""
     for path in folder.glob(".checkpoint-*"):
         if path.name.endswith((_PARTIAL, _REMOVED)):
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 def rotate(folder: Path, limit: int | None, *, newest: Path, protected: Iterable[Path]) -> None:
@@ -114,9 +115,9 @@ def rotate(folder: Path, limit: int | None, *, newest: Path, protected: Iterable
 def _remove(path: Path) -> None:
     """Under another name first, so that a checkpoint is never seen half removed."""
     aside = path.with_name(f".{path.name}{_REMOVED}")
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
 
 
 # ---- reading ----

@@ -19,7 +19,7 @@ from typing import Any, Self
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 from adalora.results.sources import RESULTS_FILE, Result, read_results
-from adalora.storage.atomic import atomic_write, locked_folder
+from adalora.storage.atomic import atomic_write, locked_folder, without_links
 from adalora.storage.files import read_json, write_json
 from adalora.sweeps.cells import Cell
 
@@ -116,7 +116,7 @@ class Ledger:
     def add(self, result: Result) -> None:
         """Add a line for a run that has ended, on the disk before this returns."""
         line = json.dumps(result.to_json(), allow_nan=False, ensure_ascii=False) + "\n"
-        with (self.folder / RESULTS_FILE).open("ab") as file:
+        with open(self.folder / RESULTS_FILE, "ab", opener=without_links) as file:
             file.write(line.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from typing import Protocol
 from adalora.errors import UserError
 from adalora.results.record import RECORD_FILE, RunRecord
 from adalora.runtime.machine import available_memory, usable_cores
-from adalora.storage.atomic import locked_folder
+from adalora.storage.atomic import locked_folder, without_links
 from adalora.storage.snapshots import newest_sound
 
 OUTPUT_FILE = "output.txt"
@@ -86,7 +86,7 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     # -P keeps files of the current folder from standing in for installed packages.
     program = [sys.executable, "-P", "-m", *job.program, *job.words]
     own = {"TOKENIZERS_PARALLELISM": "false", **os.environ, "OMP_NUM_THREADS": str(job.threads)}
-    with (job.folder / OUTPUT_FILE).open("ab") as output:
+    with open(job.folder / OUTPUT_FILE, "ab", opener=without_links) as output:
         return subprocess.Popen(
             [*program, "--root_output_dir", str(job.folder)],
             stdin=subprocess.PIPE,

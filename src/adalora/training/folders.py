@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import transformers
 from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
 
 from adalora.errors import UserError
-from adalora.storage.atomic import locked_folder
+from adalora.storage.atomic import locked_folder, without_links
 from adalora.storage.files import listed
 from adalora.storage.snapshots import newest_sound, snapshots, verify
 from adalora.training.arguments.training import AdaLoraTrainingArguments
@@ -58,6 +59,7 @@ def _make_folder(training: AdaLoraTrainingArguments) -> None:
         model.mkdir(parents=True, exist_ok=True)
         if not os.access(model, os.W_OK):
             raise PermissionError(f"no permission to write in {model}")
+        os.close(without_links(str(root / "log.txt"), os.O_WRONLY | os.O_CREAT))
     except OSError as error:
         raise UserError(
             f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another."
@@ -155,6 +157,13 @@ def clear_earlier_run(training: AdaLoraTrainingArguments, *, resumes: bool = Fal
             file.unlink()
 
 
+class _LogFile(logging.FileHandler):
+    """Appends to a file of that name, and never to what a link of that name points to."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", encoding=self.encoding, opener=without_links)
+
+
 def configure_logging(training: AdaLoraTrainingArguments) -> None:
     """Send log records to ``log.txt`` in full, and warnings to the terminal.
 
@@ -171,7 +180,7 @@ def configure_logging(training: AdaLoraTrainingArguments) -> None:
     root.addHandler(terminal)
     if main:
         path = Path(str(training.root_output_dir)) / "log.txt"
-        file = logging.FileHandler(path, encoding="utf-8")
+        file = _LogFile(path, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(name)s - %(message)s"))
         root.addHandler(file)
     logging.captureWarnings(True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from transformers.trainer import TRAINER_STATE_NAME
 
 from adalora.adapters.freeze import count_parameters
 from adalora.artefact.description import Description
@@ -18,6 +19,7 @@ from adalora.glue.predictions import result_name, write_predictions
 from adalora.glue.tasks import MINI_PREFIX
 from adalora.results.record import RunRecord
 from adalora.shell import program, short_path, typed
+from adalora.storage.atomic import atomic_write
 from adalora.storage.files import write_json
 from adalora.terminal.summaries import RunSummary, Score, run_summary
 from adalora.training.arguments.parser import RunArguments
@@ -35,7 +37,9 @@ def train(parts: RunParts, checkpoint: str | None) -> Trained:
     if parts.is_main:
         samples = len(parts.splits["train"])
         write_json(parts.root / "train_results.json", {**trained.metrics, "train_samples": samples})
-        trainer.save_state()
+        # As ``Trainer.save_state``, whole or not at all, and through no link.
+        with atomic_write(Path(str(trainer.args.output_dir)) / TRAINER_STATE_NAME) as new:
+            trainer.state.save_to_json(str(new))
         if parts.rank_pattern:
             write_json(parts.root / "rank_pattern.json", parts.rank_pattern)
         save(parts, {})

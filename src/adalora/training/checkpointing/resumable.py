@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from transformers.trainer_utils import TrainOutput
 
 from adalora.adapters.trainable import load_trainable, save_trainable
 from adalora.errors import UserError
+from adalora.storage.atomic import remove
 from adalora.storage.files import listed, not_finite
 from adalora.storage.nested import load_state, save_state, state_bytes, tensors_of
 from adalora.storage.snapshots import (
@@ -127,7 +127,7 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
             self._in_every_process(target, lambda: self._publish(target))
         except UserError:
             if self.args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
+                remove(staging)
             raise
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(target))
@@ -350,7 +350,7 @@ def _process_file(process: int) -> str:
 
 def _empty(folder: Path) -> None:
     """Make ``folder``, without what a killed process left there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     folder.mkdir(parents=True)
 
 
