@@ -44,16 +44,24 @@ def test_what_the_user_says_wins(tmp_path: Path) -> None:
     ]
     arguments = parse(*flags, folder=tmp_path)
     assert arguments.training.learning_rate == pytest.approx(4e-3)
-    # The start was searched together with a learning rate that this is not.
-    assert arguments.method.lora_init == "gaussian"
+    assert arguments.method.lora_init == "lora"
     assert arguments.method.init_warmup == 7
     assert arguments.method.reg_orth_coef == 0
 
 
-def test_what_does_not_go_with_a_flag_of_the_users_is_not_added(tmp_path: Path) -> None:
-    method = parse("--apply_adalora", "--lora_plus_ratio", "8", folder=tmp_path).method
-    assert method.lora_init == "gaussian"
-    assert method.lora_plus_ratio == 8
+def test_the_originals_spelling_keeps_the_published_start(tmp_path: Path) -> None:
+    words = ["--apply_lora", "--lora_type", "svd", "--lora_r", "8"]
+    assert parse("--apply_adalora", *words, folder=tmp_path).method.lora_init == "gaussian"
+    # One half of it alone says nothing of the start.
+    for half in (["--apply_lora"], ["--lora_type", "svd"]):
+        assert parse("--apply_adalora", *half, folder=tmp_path).method.lora_init == "lora"
+
+
+def test_a_flag_that_does_not_go_with_the_start_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add --lora_init gaussian"):
+        parse("--apply_adalora", "--lora_plus_ratio", "8", folder=tmp_path)
+    words = ["--lora_plus_ratio", "8", "--lora_init", "gaussian"]
+    assert parse("--apply_adalora", *words, folder=tmp_path).method.lora_plus_ratio == 8
 
 
 @pytest.mark.parametrize(

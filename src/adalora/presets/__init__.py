@@ -113,14 +113,14 @@ def remaining_flags(preset: Preset, given: Collection[str]) -> dict[str, Any]:
 def untuned(given: Mapping[str, Any]) -> dict[str, Any]:
     """What AdaLoRA runs with where the user says nothing, by flag; empty without AdaLoRA.
 
-    One rank alone decides the other: a run ends with half the rank that it starts with. The start
-    that was searched together with the learning rate is not combined with another learning rate,
-    so that the original's commands start as they did, nor with LoRA+, which does not go with it.
+    One rank alone decides the other: a run ends with half the rank that it starts with. The
+    original's spelling, which names the form (``--apply_lora --lora_type svd``), keeps the
+    published start; no other flag changes where the factors start.
     """
     if not given.get("apply_adalora") or given.get("lora_type", "svd") != "svd":
         return {}
     found = _remaining(dict(_settings(_read("untuned.yaml")["flags"])), given)
-    if "learning_rate" in given or "lora_plus_ratio" in given:
+    if given.get("apply_lora") and "lora_type" in given:
         found.pop("lora_init", None)
     start, end = given.get("lora_r"), given.get("target_rank")
     if "target_total_rank" in given:

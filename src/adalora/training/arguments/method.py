@@ -178,7 +178,8 @@ class MethodArguments:
         if self.lora_init == "lora" and self.lora_type == "svd" and self.lora_plus_ratio != 1:
             raise UserError(
                 f"--lora_plus_ratio {self.lora_plus_ratio:g} raises the learning rate of lora_E, "
-                "which --lora_init lora does not start at zero; leave one of the two out."
+                "which --lora_init lora, the start of --apply_adalora, does not start at zero; add "
+                "--lora_init gaussian, or leave it out."
             )
 
     def _check_allocation(self) -> None:
