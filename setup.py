@@ -1,7 +1,8 @@
 """Installs the package ``adalora`` from ``src/``.
 
-It needs this repository's ``loralib`` (1.0 or later). The package index knows another project under
-that name (0.1.x), so both folders are installed at once: ``pip install -e loralib -e .``
+It needs this repository's ``loralib`` (1.0 or later), whose distribution is ``adalora-loralib``, as
+the package index knows another project as ``loralib``. From a checkout both folders are installed
+at once: ``pip install -e loralib -e .``
 """
 
 import re
@@ -50,7 +51,7 @@ setup(
     },
     entry_points={"console_scripts": ["adalora = adalora.cli:main"]},
     install_requires=[
-        "loralib>=1.0",
+        "adalora-loralib>=1.0",
         "torch>=2.11",
         "transformers>=5.17",
         "accelerate>=1.1",

@@ -12,6 +12,7 @@ import importlib
 import sys
 import warnings
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,22 @@ class _MovedRooms:
         module.__spec__ = module.__spec__.loader_state if module.__spec__ is not None else None
 
 
+def _warn_of_another_loralib() -> None:
+    """Say that the index's ``loralib`` is installed, which writes over ours or hides it."""
+    for place in sys.path:
+        for about in Path(place).glob("loralib-*.dist-info/METADATA"):
+            # What the summary of ours was as long as its distribution was called loralib.
+            if "AdaLoRA" not in about.read_text(encoding="utf-8", errors="replace"):
+                name = about.parent.name.removesuffix(".dist-info").replace("-", " ")
+                warnings.warn(
+                    f"Another project's {name} is installed in {place}, and is imported by the "
+                    "name of the loralib that adalora needs: type 'pip uninstall loralib', and "
+                    "install adalora-loralib again ('pip install -e loralib' in a checkout).",
+                    stacklevel=3,
+                )
+
+
+_warn_of_another_loralib()
 if not any(type(finder).__name__ == "_MovedRooms" for finder in sys.meta_path):
     # First: a module inside an old room would be found by its file, and made a second time.
     sys.meta_path.insert(0, _MovedRooms())  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import loralib
 from adalora.adapters.bottleneck import ADAPTER_TYPES, bottlenecks
 from adalora.adapters.freeze import trained_parts
 from adalora.adapters.kinds import LORA_KINDS, PARTS, kind_of, lora_layers
@@ -295,8 +296,8 @@ def _lora_settings(model: nn.Module) -> LoRASettings | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("adalora", "loralib", "torch", "transformers"):
+    found = {"loralib": loralib.__version__}
+    for name in ("adalora", "torch", "transformers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

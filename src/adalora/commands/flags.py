@@ -224,7 +224,7 @@ def require_our_loralib() -> None:
             AdaLoRA, or states a version below 1.0.
     """
     advice = (
-        "adalora needs the loralib of its own repository, version 1.0 or later: "
+        "adalora needs the loralib of its own repository (adalora-loralib), version 1.0 or later: "
         f"type '{program('pip')} install -e loralib -e .' in the project's root"
     )
     try:

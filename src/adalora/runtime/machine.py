@@ -151,12 +151,14 @@ def usable_cores() -> int:
 
 def versions(*extra: str) -> dict[str, str]:
     """Versions of Python and of the packages that decide a run's numbers, and of ``extra``."""
+    import loralib
     from adalora import __version__
 
-    packages = ("torch", "transformers", "loralib", *extra)
+    packages = ("torch", "transformers", *extra)
     return {
         "python": platform.python_version(),
         "adalora": __version__,
+        "loralib": loralib.__version__,
         **{name: version(name) for name in packages},
     }
 
