@@ -126,7 +126,7 @@ class _PackedAttention(torch.autograd.Function):
         keep: list[Tensor] = []
         trains = any(ctx.needs_input_grad)
         for group in groups:
-            q, k, v = (_heads_first(group, x) for x in (query, key, value))
+            q, k, v = _heads_first(group, query, key, value)
             table_key = table_query = None
             if positions is not None:
                 index = positions.of(group.length)
@@ -171,9 +171,7 @@ class _PackedAttention(torch.autograd.Function):
             shape, dtype = ctx.bias
             d_bias = value.new_zeros(shape, dtype=_wide(dtype))
         for group in ctx.groups:
-            q, k, v, d_out, out = (
-                _heads_first(group, x) for x in (query, key, value, gradient, output)
-            )
+            q, k, v, d_out, out = _heads_first(group, query, key, value, gradient, output)
             if group.absent is not None:
                 d_out.flatten(1, 2).index_fill_(1, group.absent, 0.0)
             d_scores, d_v = _softmax_backward(kept, v, d_out, out, ctx.dropout)
@@ -214,11 +212,19 @@ def _zeros(table: Tensor | None) -> Tensor | None:
     return None if table is None else torch.zeros_like(table, dtype=_wide(table.dtype))
 
 
-def _heads_first(group: Group, packed: Tensor) -> Tensor:
-    """[rows, heads, d] -> [heads, count, length, d], a copy."""
-    places = group.gather(packed)
-    heads = places.unflatten(0, (group.count, group.length)).permute(2, 0, 1, 3)
-    return heads.clone(memory_format=torch.contiguous_format)
+def _heads_first(group: Group, *packed: Tensor) -> Iterator[Tensor]:
+    """[rows, heads, d] -> [heads, count, length, d] of each, a copy."""
+    sizes = (group.count, group.length)
+    if group.rows is None:
+        for x in packed:
+            heads = group.gather(x).unflatten(0, sizes).permute(2, 0, 1, 3)
+            yield heads.clone(memory_format=torch.contiguous_format)
+        return
+    # Rows of one head each: gathering and turning round are then one copy.
+    count = packed[0].shape[1]
+    index = (group.rows * count + torch.arange(count, device=group.rows.device)[:, None]).flatten()
+    for x in packed:
+        yield x.flatten(0, 1).index_select(0, index).unflatten(0, (count, *sizes))
 
 
 def _write(group: Group, packed: Tensor, heads: Tensor) -> None:
@@ -280,9 +286,9 @@ def _probabilities(
             # Adding across the rows takes three times what copying across them and adding takes.
             columns += term.contiguous()
     if group.absent is not None:
-        absent = torch.zeros(group.count * length, dtype=torch.bool, device=scores.device)
-        absent[group.absent] = True
-        scores.masked_fill_(absent.view(1, group.count, 1, length), -math.inf)
+        # Adding is vectorised, filling by booleans is not.
+        keys = scores.new_zeros(group.count * length).index_fill_(0, group.absent, -math.inf)
+        scores += keys.view(1, group.count, 1, length)
     return torch.softmax(scores, dim=-1)
 
 
