@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=12, help="depth of the compared models")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens per step")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
-    parser.add_argument("--data_dir", type=Path, help="official GLUE files, for `tasks`")
-    parser.add_argument("--tokenizer", help="hub id or folder, for `tasks`")
+    parser.add_argument("--data_dir", type=Path, help="official GLUE files, for tasks, encoders")
+    parser.add_argument("--tokenizer", help="hub id or folder, for tasks, encoders")
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -55,7 +55,8 @@ def main() -> int:
     if "tasks" in asked and not (arguments.data_dir and arguments.tokenizer):
         parser.error("`tasks` needs --data_dir (official GLUE files) and --tokenizer")
     layers, rounds, precisions = arguments.layers, arguments.rounds, tuple(arguments.precision)
-    measurements: dict[str, Callable[[], dict[str, Any]]] = {
+    # Each gives what it knows so far, again and again.
+    measurements: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "step": lambda: step.measure(
             layers=layers, tokens=arguments.tokens, rounds=rounds, precisions=precisions
         ),
@@ -66,7 +67,12 @@ def main() -> int:
             tokenizer=arguments.tokenizer,
             precisions=precisions,
         ),
-        "encoders": lambda: encoders.measure(rounds=rounds, precisions=precisions),
+        "encoders": lambda: encoders.measure(
+            rounds=rounds,
+            precisions=precisions,
+            data_dir=arguments.data_dir,
+            tokenizer=arguments.tokenizer,
+        ),
         "allocator": lambda: allocator.measure(rounds=rounds),
         "sizes": lambda: sizes.measure(layers=layers, batches=8 * rounds),
         "memory": lambda: memory.measure(layers=layers),
@@ -78,13 +84,16 @@ def main() -> int:
     }
     results: dict[str, Any] = {"machine": machine()}
     console = Console()
-    for question in ("machine", *asked):
-        if question != "machine":
-            results[question] = measurements[question]()
+    console.print(_table("machine", results["machine"]))
+    for question in asked:
+        print(f"{question} ...", file=sys.stderr, flush=True)
+        # Written whenever there is more, so that who stops it keeps what was measured.
+        for found in measurements[question]():
+            results[question] = found
+            if arguments.output is not None:
+                text = json.dumps(results, indent=2) + "\n"
+                arguments.output.write_text(text, encoding="utf-8")
         console.print(_table(question, results[question]))
-        if arguments.output is not None:
-            text = json.dumps(results, indent=2) + "\n"
-            arguments.output.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[misc]
         return function(*args, **(kwargs or {}))
 
 
-def measure(*, rounds: int) -> dict[str, Any]:
+def measure(*, rounds: int) -> Iterator[dict[str, Any]]:
     """Per depth: operations and seconds of ours and of PEFT's allocator."""
     result: dict[str, Any] = {}
     for depth in DEPTHS:
@@ -50,5 +51,5 @@ def measure(*, rounds: int) -> dict[str, Any]:
                 if counter.sums > 1:
                     counts[f"{part}: sums of two gradients"] = counter.sums
             row[name] = {"operations": counts, "seconds": alternate(parts, rounds=rounds)}
-        result[str(depth)] = row
-    return result
+            result[str(depth)] = row
+            yield result

@@ -31,6 +31,7 @@ __all__ = [
     "make_config",
     "make_model",
     "peft_adalora_on",
+    "peft_lora_on",
 ]
 
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
@@ -143,9 +144,9 @@ def adalora_step(layers: int, rank: int = RANK) -> Step:
     return adalora_on(patch(make_model(layers)), rank)
 
 
-def adalora_on(model: nn.Module, rank: int = RANK) -> Step:
+def adalora_on(model: nn.Module, rank: int = RANK, targets: Sequence[str] = TARGETS) -> Step:
     """Our AdaLoRA, pruning at every step to half the rank."""
-    add_lora(model, lora_type="svd", targets=TARGETS, init_rank=rank, lora_alpha=ALPHA)
+    add_lora(model, lora_type="svd", targets=targets, init_rank=rank, lora_alpha=ALPHA)
     freeze_base(model, train=["lora"])
     settings = AdaLoraSettings(
         target_rank=rank // 2, init_warmup=10, final_warmup=10, mask_interval=1
@@ -199,14 +200,19 @@ def peft_adalora_on(base: Any, targets: Sequence[str]) -> Step:
 
 def _peft_lora(layers: int) -> Step:
     """transformers' model with PEFT's LoRA."""
+    return peft_lora_on(make_model(layers), PEFT_TARGETS)
+
+
+def peft_lora_on(base: Any, targets: Sequence[str]) -> Step:
+    """PEFT's LoRA of the same initial rank."""
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=0.0,
-        target_modules=PEFT_TARGETS,
+        target_modules=list(targets),
     )
-    return Step(get_peft_model(make_model(layers), config))
+    return Step(get_peft_model(base, config))
 
 
 CONTENDERS: dict[str, Callable[[int], Step]] = {

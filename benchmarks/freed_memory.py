@@ -8,6 +8,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.processes import answer_of
@@ -16,17 +17,17 @@ LENGTHS = [128] * 8
 STEPS = 6
 
 
-def measure(*, layers: int, rounds: int) -> dict[str, Any]:
+def measure(*, layers: int, rounds: int) -> Iterator[dict[str, Any]]:
     """Seconds, page faults and peak memory of a step of ours in bfloat16, median of processes."""
     rows: dict[str, list[dict[str, float]]] = {"kept": [], "given back": []}
+    result: dict[str, Any] = {"layers": layers}
     for _ in range(rounds):
         for name, found in rows.items():
             found.append(answer_of("benchmarks.freed_memory", name, str(layers)))
-    result: dict[str, Any] = {"layers": layers}
-    for name, found in rows.items():
-        result[name] = {key: statistics.median(row[key] for row in found) for key in found[0]}
+            result[name] = {key: statistics.median(row[key] for row in found) for key in found[0]}
+            yield result
     result["speedup"] = result["given back"]["seconds"] / result["kept"]["seconds"]
-    return result
+    yield result
 
 
 def _in_this_process(name: str, layers: int) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ PROCESSES = (1, 2)
 LAYERS, TOKENS, LENGTH, RANK = 2, 1024, 128, 8
 
 
-def measure(*, rounds: int) -> dict[str, Any]:
+def measure(*, rounds: int) -> Iterator[dict[str, Any]]:
     """Seconds per step, 1,024 tokens each; with processes, one thread and a share of them each."""
     batch = batch_of([LENGTH] * (TOKENS // LENGTH))
     lengths = {n: batch_of([n] * (TOKENS // n)) for n in LENGTHS}
@@ -30,12 +31,13 @@ def measure(*, rounds: int) -> dict[str, Any]:
     by_length = {str(n): partial(step, lengths[n]) for n in LENGTHS}
     by_depth = {str(n): partial(adalora_step(n), batch) for n in DEPTHS}
     by_rank = {str(n): partial(adalora_step(LAYERS, rank=n), batch) for n in RANKS}
-    return {
-        "length": alternate(by_length, rounds=rounds),
-        "layers": alternate(by_depth, rounds=rounds),
-        "rank": alternate(by_rank, rounds=rounds),
-        "processes": {str(n): _launched(n, rounds) for n in PROCESSES},
-    }
+    result: dict[str, Any] = {}
+    for name, calls in (("length", by_length), ("layers", by_depth), ("rank", by_rank)):
+        result[name] = alternate(calls, rounds=rounds)
+        yield result
+    for count in PROCESSES:
+        result.setdefault("processes", {})[str(count)] = _launched(count, rounds)
+        yield result
 
 
 def _launched(processes: int, rounds: int) -> float:

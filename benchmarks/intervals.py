@@ -9,6 +9,7 @@ the share of marks is the power.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def _run(deviation: float | str, count: int, random: np.random.Generator) -> Arr
     return (found / 100).astype(np.float32)
 
 
-def measure(*, trials: int = 2000) -> dict[str, Any]:
+def measure(*, trials: int = 2000) -> Iterator[dict[str, Any]]:
     """Share of trials with a mark, in percent, by size of the set, deviation and seeds."""
     found: dict[str, Any] = {"trials": trials, "level": _LEVEL}
     rates = []
@@ -103,8 +104,9 @@ def measure(*, trials: int = 2000) -> dict[str, Any]:
                 }
                 rates.append(cells[f"{seeds} seeds"]["equal"])
             found[f"{examples} examples, {points}"] = cells
+            yield found
     found["largest rate at equal methods"] = max(rates)
-    return found
+    yield found
 
 
 def _before(by_seed: Array, variance: Array) -> float:

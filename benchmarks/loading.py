@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ VOCABULARY = 128_100
 TYPES = {"float32": ("float32", "bfloat16"), "float16": ("float32", "bfloat16", "float16")}
 
 
-def measure(*, layers: int) -> dict[str, Any]:
+def measure(*, layers: int) -> Iterator[dict[str, Any]]:
     """Ours for every pair of types, and the naive way: build, read, copy."""
     from transformers import DebertaV2ForSequenceClassification
 
@@ -43,8 +43,9 @@ def measure(*, layers: int) -> dict[str, Any]:
             for dtype in held:
                 name = f"{stored} file, {dtype} in memory"
                 result[name] = _apart(Path(folder) / stored, dtype, "ours")
+                yield result
         result["naive, float32"] = _apart(Path(folder) / "float32", "float32", "naive")
-    return result
+    yield result
 
 
 def _apart(base: Path, dtype: str, way: str) -> dict[str, Any]:

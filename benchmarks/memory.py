@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.processes import answer_of
@@ -12,13 +13,14 @@ from benchmarks.resident import resident_bytes
 LENGTH, BATCH = 512, 8
 
 
-def measure(*, layers: int) -> dict[str, Any]:
+def measure(*, layers: int) -> Iterator[dict[str, Any]]:
     """MiB above what the built model holds, of ours and of PEFT's AdaLoRA."""
     result: dict[str, Any] = {"layers": layers, "length": LENGTH, "batch": BATCH}
     for name in ("ours", "PEFT AdaLoRA"):
         result[name] = answer_of("benchmarks.memory", name, str(layers))
+        yield result
     result["ratio"] = result["ours"]["peak"] / result["PEFT AdaLoRA"]["peak"]
-    return result
+    yield result
 
 
 def _in_this_process(name: str, layers: int) -> None:

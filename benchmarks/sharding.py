@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.resident import resident_bytes
 PROCESSES, LENGTH, BATCH, STEPS = 2, 64, 4, 4
 
 
-def measure(*, layers: int) -> dict[str, Any]:
+def measure(*, layers: int) -> Iterator[dict[str, Any]]:
     """MB of the base held, and resident at rest and at most in training; seconds of a step."""
     result: dict[str, Any] = {
         "layers": layers,
@@ -32,7 +33,7 @@ def measure(*, layers: int) -> dict[str, Any]:
         )
         (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
         result[base] = json.loads(line)
-    return result
+        yield result
 
 
 def _in_this_process(base: str, layers: int) -> None:

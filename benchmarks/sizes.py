@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from adalora.pretrained.deberta import packing
@@ -13,7 +13,7 @@ from benchmarks.timing import alternate
 BATCH, SHORTEST, LONGEST = 32, 6, 40
 
 
-def measure(*, layers: int, batches: int) -> dict[str, Any]:
+def measure(*, layers: int, batches: int) -> Iterator[dict[str, Any]]:
     """Median seconds of a step on batches that were not met before, and on the same ones again."""
     draw = random.Random(0)
     lengths = [[draw.randint(SHORTEST, LONGEST) for _ in range(BATCH)] for _ in range(batches)]
@@ -24,7 +24,7 @@ def measure(*, layers: int, batches: int) -> dict[str, Any]:
     result: dict[str, Any] = {"layers": layers, "batches": batches}
     for when in ("new", "again"):
         result[when] = alternate(calls, rounds=batches, warmup=0)
-    return result
+        yield result
 
 
 def _sized(call: Callable[[], object], *, recurring: bool) -> Callable[[], object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,9 @@ from benchmarks.timing import alternate
 LENGTHS = (64, 128, 256, 512)
 
 
-def measure(*, layers: int, tokens: int, rounds: int, precisions: Sequence[str]) -> dict[str, Any]:
+def measure(
+    *, layers: int, tokens: int, rounds: int, precisions: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Seconds per step of every contender, and ratios to ours.
 
     In bfloat16 all compute by autocast; ours also holds the frozen weights in it, as
@@ -28,6 +30,7 @@ def measure(*, layers: int, tokens: int, rounds: int, precisions: Sequence[str])
             if step.bf16 and name.startswith("ours"):
                 cast_base(step)
         rows: dict[Any, dict[str, Any]] = {}
+        found = result[precision] = {"lengths": rows}
         for length in LENGTHS:
             batch = batch_of([length] * (tokens // length))
             calls = {name: partial(step, batch) for name, step in steps.items()}
@@ -41,10 +44,7 @@ def measure(*, layers: int, tokens: int, rounds: int, precisions: Sequence[str])
                 "cost over frozen": seconds["ours"] / seconds["ours, frozen"],
                 "fraction of the product floor": floor / seconds["ours"],
             }
-        result[precision] = {
-            "lengths": rows,
-            "geometric mean over PEFT AdaLoRA": statistics.geometric_mean(
+            found["geometric mean over PEFT AdaLoRA"] = statistics.geometric_mean(
                 row["speedup over PEFT AdaLoRA"] for row in rows.values()
-            ),
-        }
-    return result
+            )
+            yield result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -20,16 +21,18 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 def alternate(
     candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each candidate; one call of each per round, in turn."""
+    """Median seconds of each candidate; one call of each per round, in turn, told as they come."""
     for _ in range(warmup):
         for call in candidates.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, call in candidates.items():
             started = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - started)
+            told = f"round {number} of {rounds}: {name} {seconds[name][-1]:.3g} s"
+            print(told, file=sys.stderr, flush=True)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
