@@ -161,9 +161,11 @@ def _check_tensors(description: Description, tensors: Mapping[str, dict[str, Ten
                 f"{file} holds NaN or infinity in {listed(bad)}, so it answers nothing; train "
                 "again."
             )
-    adapter = tensors.get(ADAPTER_FILE, {})
+    if not tensors:  # read by loaders of their own
+        return
+    adapter = tensors[ADAPTER_FILE]
     ranks: dict[str, int] = {}
-    if tensors and (lora := description.lora) is not None:
+    if (lora := description.lora) is not None:
         ranks = {path: rank_of(lora, description.rank_pattern, path) for path in lora.targets}
     for path, rank in ranks.items():
         factor = adapter.get(f"{path}.lora_A")
@@ -173,7 +175,7 @@ def _check_tensors(description: Description, tensors: Mapping[str, dict[str, Ten
                 f"{MANIFEST} says rank {rank} of {path}, and {ADAPTER_FILE} holds {have}."
             )
     sizes = {t.shape[0] for n, t in adapter.items() if n.endswith("adapter.adapter_A.weight")}
-    if tensors and description.adapter_size is not None and sizes != {description.adapter_size}:
+    if description.adapter_size is not None and sizes != {description.adapter_size}:
         raise UserError(
             f"{MANIFEST} says adapter_size {description.adapter_size}, and {ADAPTER_FILE} holds "
             f"{', '.join(map(str, sorted(sizes))) or 'none'}."

@@ -187,8 +187,7 @@ def _work(
     stopped = 0
     if todo:
         executor, slots = _executor(arguments)
-        with Display(console, total=len(cells), done=done, slots=slots) as display:
-            display.expect(todo)
+        with Display(console, total=len(cells), todo=todo, slots=slots) as display:
             try:
                 with _ended_in_order():
                     run_cells(

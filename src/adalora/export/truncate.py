@@ -33,21 +33,13 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Truncation:
-    """What was written, and what it lost.
+    """What was written, and what it lost."""
 
-    Attributes:
-        target: root folder of the run that was made.
-        before: triplets of the source, in the whole model.
-        rank_pattern: ``<module>.lora_E`` -> triplets kept.
-        kept: share of the squared Frobenius norm of all updates that is left, in [0, 1].
-        agreement: of what was written with what was meant, on random input.
-    """
-
-    target: Path
-    before: int
-    rank_pattern: Mapping[str, int]
-    kept: float
-    agreement: Agreement
+    target: Path  #: root folder of the run that was made
+    before: int  #: triplets of the source, in the whole model
+    rank_pattern: Mapping[str, int]  #: ``<module>.lora_E`` -> triplets kept
+    kept: float  #: share of the squared Frobenius norm of all updates that is left, in [0, 1]
+    agreement: Agreement  #: of what was written with what was meant, on random input
 
 
 def truncate_run(

@@ -59,12 +59,12 @@ def plan_table(cells: Sequence[Cell], estimates: Mapping[str, Estimate]) -> Tabl
 class Display:
     """Lines for runs that have ended, and below them, on a terminal, those that are being made.
 
-    Of ``total`` runs ``done`` had ended before; ``slots`` at a time decide the time that is left.
+    Of ``total`` runs ``todo`` are still to be made; ``slots`` at a time decide the time left.
     """
 
-    def __init__(self, console: Console, *, total: int, done: int, slots: int) -> None:
+    def __init__(self, console: Console, *, total: int, todo: Sequence[Cell], slots: int) -> None:
         self.console = console
-        self._total, self._ended, self._slots = total, done, slots
+        self._total, self._ended, self._slots = total, total - len(todo), slots
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -75,10 +75,10 @@ class Display:
             console=console,
             disable=not console.is_terminal,
         )
-        self._all = self._progress.add_task("all runs", total=total, completed=done, note="")
+        self._all = self._progress.add_task("all runs", total=total, completed=self._ended, note="")
         self._tasks: dict[str, tuple[TaskID, float]] = {}
         self._took: dict[str, list[float]] = {}
-        self._waiting: list[str] = []
+        self._waiting = [cell.group for cell in todo]
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -86,10 +86,6 @@ class Display:
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
-
-    def expect(self, cells: Sequence[Cell]) -> None:
-        """The runs that are still to be made."""
-        self._waiting = [cell.group for cell in cells]
 
     def started(self, cell: Cell) -> None:
         """A run has begun."""
