@@ -22,7 +22,7 @@ from adalora.artefact.writer import save_artefact
 from adalora.errors import UserError
 from adalora.export.convert import export_run
 from adalora.export.peft_import import import_adapter
-from adalora.pretrained.sdpa import use_fast_attention
+from adalora.pretrained.unpadded import unpad_encoder
 
 LAYER = {
     "albert": "albert.encoder.albert_layer_groups.0.albert_layers.0",
@@ -107,7 +107,7 @@ def test_the_update_is_applied_where_its_name_says(kind, name):
 def test_trained_saved_loaded_merged_and_handed_to_peft(kind, tmp_path: Path):
     tiny(kind).save_pretrained(tmp_path / "base")
     model = adapted(kind)
-    use_fast_attention(model)
+    unpad_encoder(model)  # as a run loads it
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.05)
