@@ -14,8 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from safetensors.torch import save_file
+from tests.program import run_program
+from transformers import BertConfig, BertForSequenceClassification
 
+import adalora
 from adalora.builtin import nano_path
+from adalora.cli import main
 from adalora.data.table_reader import open_table
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
@@ -94,6 +99,47 @@ def test_it_is_run_when_that_is_asked_for(foreign: Path, marker: Path) -> None:
     """So that the test above can fail."""
     load_config(str(foreign), num_labels=2, trust_remote_code=True)
     assert marker.read_text() == "executed"
+
+
+@pytest.mark.parametrize("tokenizer", ["nano", "its own"])
+def test_a_run_on_a_base_with_code_says_what_it_needs_before_any_is_run(
+    foreign: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: str
+) -> None:
+    config = json.loads((foreign / "config.json").read_text()) | {"vocab_size": 681}
+    (foreign / "config.json").write_text(json.dumps(config))
+    sizes = {k: v for k, v in config.items() if k not in ("auto_map", "model_type")}
+    weights = BertForSequenceClassification(BertConfig(**sizes)).state_dict()
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        foreign / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    file, root = tmp_path / "train.csv", tmp_path / "run"
+    file.write_text("text,label\na b,no\nb c,yes\n")
+    run_program(
+        *("--model_name_or_path", foreign, "--trust_remote_code", "--train_file", file),
+        *(("--tokenizer_name", "nano") if tokenizer == "nano" else ()),
+        *("--do_train", "--max_steps", "1", "--apply_lora", "--lora_r", "1", "--report_to", "none"),
+        *("--lora_module", r"re:.*\.query", "--max_seq_length", "16", "--disable_tqdm", "True"),
+        *("--save_strategy", "no", "--root_output_dir", root),
+    )
+    assert json.loads((root / "model" / "adalora.json").read_text())["remote_code"] is True
+    marker.unlink()
+    for command in (["predict", str(root), str(file)], ["export", str(root), "--to", "merged"]):
+        more = ["--output", str(tmp_path / "out")] if command[0] == "export" else []
+        assert main([*command, *more]) == 2
+        said = capsys.readouterr().err
+        assert f"was trained on {foreign}, which comes with code of its own" in said
+        assert "trust_remote_code=True in adalora.load, or --trust_remote_code" in said
+    with pytest.raises(UserError, match="code of its own"):
+        adalora.load(root)
+    assert not marker.exists()
+    assert main(["predict", str(root), str(file), "--trust_remote_code"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    classifier = adalora.load(root, trust_remote_code=True)
+    classifier.add(root, "again")
+    with classifier.using("again"):
+        assert classifier("a b").label in ("no", "yes")
 
 
 def test_an_artefact_cannot_bring_code_in_its_tokenizer(

@@ -114,7 +114,9 @@ class BaseEncoder:
             task_name=description.task,
         )
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=description.remote_code
+            )
         for name, tensor in (*self.parameters.items(), *self.buffers.items()):
             set_tensor(model, name, tensor)
         some = next(iter(self.parameters.values()))

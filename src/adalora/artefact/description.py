@@ -101,6 +101,8 @@ class Description:
     data: dict[str, Any] = field(default_factory=dict)
     max_seq_length: int | None = None
     position_query_bypass: bool = False
+    #: Whether base or tokenizer come with code of their own, which loading them runs.
+    remote_code: bool = False
     cls_dropout: float | None = None
     dtype: str = "float32"
     lora: LoRASettings | None = None
@@ -140,7 +142,7 @@ class Description:
             "versions",
         ):
             check_kind(name, getattr(self, name), dict)
-        for name in ("is_regression", "position_query_bypass"):
+        for name in ("is_regression", "position_query_bypass", "remote_code"):
             check_kind(name, getattr(self, name), bool)
         check_strings("trained", self.trained)
         for method in self.trained:
@@ -224,6 +226,7 @@ class Description:
             position_query_bypass=any(
                 bool(getattr(m, "position_query_bypass", False)) for m in model.modules()
             ),
+            remote_code=brings_code(model) or brings_code(config),
             cls_dropout=getattr(config, "cls_dropout", None),
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             lora=_lora_settings(model),
@@ -268,6 +271,14 @@ class Description:
             return cls(**arguments)
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{source} is not a description of an artefact: {error}") from error
+
+
+def brings_code(part: object) -> bool:
+    """Whether the class of a model, a configuration or a tokenizer came from where it was loaded.
+
+    transformers puts such code into a package of its own.
+    """
+    return type(part).__module__.partition(".")[0] == "transformers_modules"
 
 
 def read_description(folder: str | Path) -> Description:

@@ -50,6 +50,7 @@ def load_artefact(
     *,
     base_model: str | None = None,
     sibling: Artefact | None = None,
+    trust_remote_code: bool = False,
 ) -> Artefact:
     """Rebuild the model that ``save_artefact`` wrote.
 
@@ -59,12 +60,22 @@ def load_artefact(
         base_model: hub name or folder of the base, if it is elsewhere than it was.
         sibling: an artefact loaded before; the new model shares the tensors of its base, and its
             tokenizer if that is the same.
+        trust_remote_code: run the code that comes with the base, where the artefact says that it
+            needs some.
 
     Raises:
-        UserError: if the artefact is absent, incomplete or damaged, or the base is another one.
+        UserError: if the artefact is absent, incomplete or damaged, the base is another one, or it
+            needs code that is not trusted.
     """
     stored = read_artefact(folder)
     description, base = stored.description, None
+    if description.remote_code and not trust_remote_code:
+        raise UserError(
+            f"{stored.folder} was trained on {base_model or description.base_model}, which comes "
+            f"with code of its own (revision {description.revision or 'main'}): if you trust its "
+            "author, allow it with trust_remote_code=True in adalora.load, or --trust_remote_code "
+            "in 'adalora predict' and 'adalora eval'; other commands do not run it."
+        )
     if sibling is not None:
         _check_shareable(description, stored.folder)
     if sibling is not None and sibling.base is not None:
@@ -116,6 +127,7 @@ def _load_base(
         task_name=description.task,
         revision=revision or "main",
         cls_dropout=description.cls_dropout,
+        trust_remote_code=description.remote_code,
         dtype=description.torch_dtype,
         position_query_bypass=description.position_query_bypass,
         head_follows=True,
@@ -152,7 +164,7 @@ def _tokenizer(stored: StoredArtefact, sibling: Artefact | None) -> PreTrainedTo
         return None
     if sibling is not None and own == _tokenizer_files(sibling.description):
         return sibling.tokenizer
-    return load_tokenizer(str(stored.folder))
+    return load_tokenizer(str(stored.folder), trust_remote_code=stored.description.remote_code)
 
 
 def _tokenizer_files(description: Description) -> dict[str, str | None]:

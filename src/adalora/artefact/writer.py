@@ -30,7 +30,7 @@ from adalora.adapters.head import is_head
 from adalora.adapters.kinds import LORA_KINDS, lora_layers
 from adalora.adapters.peft_method import PEFT_FILES, write_peft_adapter
 from adalora.artefact.base_encoder import BaseEncoder
-from adalora.artefact.description import MANIFEST, Description, Origin
+from adalora.artefact.description import MANIFEST, Description, Origin, brings_code
 from adalora.artefact.model_card import CARD_FILE, is_ours, model_card
 from adalora.artefact.stored import ADAPTER_FILE, HEAD_FILE, MODEL_FILE
 from adalora.errors import UserError
@@ -106,6 +106,7 @@ def save_artefact(
         }
         complete = replace(
             description,
+            remote_code=description.remote_code or brings_code(tokenizer),
             rank_pattern=ranks,
             metrics=dict(metrics or {}),
             lineage=description.lineage if lineage is None else tuple(lineage),

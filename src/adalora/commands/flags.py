@@ -141,7 +141,7 @@ def add_format_flag(parser: argparse.ArgumentParser, other: str) -> None:
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
-    """``--merged``, ``--batch_size``, ``--device`` and ``--base_model``."""
+    """``--merged``, ``--batch_size``, ``--device``, ``--base_model``, ``--trust_remote_code``."""
     parser.add_argument(
         "--merged", action="store_true", help="merge the adapter into the weights first"
     )
@@ -151,6 +151,11 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ...; default: the GPU if there is one")
     parser.add_argument(
         "--base_model", help="hub name or folder of the base, if it is elsewhere than it was"
+    )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the code that comes with the base, where the run needs some",
     )
 
 
@@ -210,6 +215,7 @@ def load_by_flags(arguments: argparse.Namespace) -> Classifier:
         merged=arguments.merged,
         batch_size=arguments.batch_size,
         base_model=arguments.base_model,
+        trust_remote_code=arguments.trust_remote_code,
     )
 
 

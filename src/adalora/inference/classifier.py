@@ -47,6 +47,7 @@ class Classifier:
         batch_size: texts in one pass.
         base_model: hub name or folder of the base, if it is elsewhere than it was.
         merged: merge the adapter into the weights; the classifier takes no other then.
+        trust_remote_code: run the code of a base or a tokenizer that needs some.
 
     Raises:
         UserError: if the adapter cannot be merged.
@@ -60,12 +61,13 @@ class Classifier:
         batch_size: int = 32,
         base_model: str | None = None,
         merged: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, and must be at least 1.")
         self.batch_size = batch_size
         self.merged = merged
-        self._base_model = base_model
+        self._base_model, self._trust = base_model, trust_remote_code
         if merged:
             merge_adapters(artefact.model)
         self._adapters = {name: artefact}
@@ -130,7 +132,7 @@ class Classifier:
                 f"The classifier {why}, so its base is not there for others; load {path} by itself."
             )
         source = find_artefact(path)
-        artefact = load_artefact(source, sibling=first)
+        artefact = load_artefact(source, sibling=first, trust_remote_code=self._trust)
         name = name or _default_name(source, artefact.description)
         if name in self._adapters:
             raise UserError(f"There is an adapter {name!r} already; give {path} another name.")
@@ -165,6 +167,7 @@ class Classifier:
         return load_tokenizer(
             self._base_model or described.base_model,
             revision="main" if self._base_model else described.revision or "main",
+            trust_remote_code=described.remote_code,
         )
 
     # ---- answers ----
@@ -297,6 +300,7 @@ def load(
     batch_size: int = 32,
     base_model: str | None = None,
     name: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Classifier:
     """Load a trained artefact, ready to answer.
 
@@ -307,19 +311,28 @@ def load(
         batch_size: texts in one pass.
         base_model: hub name or folder of the base, if it is elsewhere than it was.
         name: of the adapter, for switching; the task's name, or else the folder's, if None.
+        trust_remote_code: run the code that comes with the base, where the artefact says that it
+            needs some.
 
     Raises:
-        UserError: if there is no complete artefact, it is damaged, its base cannot be had or is
-            another one than it was trained on, or it cannot be merged.
+        UserError: if there is no complete artefact, it is damaged, its base cannot be had, is
+            another one than it was trained on or needs code that is not trusted, or it cannot be
+            merged.
     """
     source = find_artefact(path)
-    artefact = load_artefact(source, _usable(device or default_device()), base_model=base_model)
+    artefact = load_artefact(
+        source,
+        _usable(device or default_device()),
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
+    )
     return Classifier(
         artefact,
         name=name or _default_name(source, artefact.description),
         batch_size=batch_size,
         base_model=base_model,
         merged=merged,
+        trust_remote_code=trust_remote_code,
     )
 
 
