@@ -108,6 +108,28 @@ def test_full_fine_tuning_has_curves_and_no_ranks(make: Any, tmp_path: Path) -> 
         assert word not in page
 
 
+@pytest.mark.parametrize(
+    ("allocation", "says"),
+    [
+        ("grow", "The allocator placed"),
+        ("exchange", "The allocator placed"),
+        ("random", "The allocator pruned"),
+        (None, "The allocator pruned"),
+    ],
+)
+def test_what_grew_or_moved_is_not_called_pruned(
+    make: Any, tmp_path: Path, allocation: str | None, says: str
+) -> None:
+    flags = {"apply_adalora": True, "lora_r": 4} | (
+        {} if allocation is None else {"allocation": allocation}
+    )
+    page = page_of(make, tmp_path, make.record(flags=flags))
+    assert says in page
+    other = {"The allocator placed", "The allocator pruned"} - {says}
+    assert other.pop() not in page
+    assert ("it began with" in page) == (says == "The allocator pruned")
+
+
 def test_a_run_without_its_history_keeps_its_facts_and_its_ranks(make: Any, tmp_path: Path) -> None:
     page = page_of(make, tmp_path, make.record(peak_memory_bytes=None, tokens_per_second=None))
     assert pictures(tmp_path / "report") == {"ranks"}

@@ -48,7 +48,13 @@ def story(run: Run) -> list[str]:
     if record.rank_pattern:
         before = record.init_rank * len(record.rank_pattern)
         after = sum(record.rank_pattern.values())
-        if record.mask_events:
+        if record.mask_events and grows(record):
+            sentences.append(
+                f"The allocator placed {plural(after, 'triplet')} in "
+                f"{plural(record.mask_events, 'allocation')}, at most {record.init_rank} a matrix, "
+                f"which makes {counts['adapter_kept']:,} adapter parameters."
+            )
+        elif record.mask_events:
             sentences.append(
                 f"The allocator pruned {before:,} triplets to {after:,} in "
                 f"{plural(record.mask_events, 'pruning')}, which leaves "
@@ -64,6 +70,11 @@ def story(run: Run) -> list[str]:
             sentence += f"; always the most frequent answer gives {column.majority:.2f}"
         sentences.append(sentence + ".")
     return sentences
+
+
+def grows(record: RunRecord) -> bool:
+    """Whether not all triplets of a run were in use at its start."""
+    return record.flags.get("allocation") in ("grow", "exchange")
 
 
 def reached(run: Run) -> list[str]:

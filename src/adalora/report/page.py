@@ -127,7 +127,7 @@ def _run_pictures(run: Run, history: History, *, prefix: str, png: bool) -> list
     first = next(iter(record.scores.values()), None)
     main, majority = (None, None) if first is None else (first["main"], first["majority"])
     plans = [
-        *rank_pictures(record.rank_pattern, record.init_rank, history),
+        *rank_pictures(record.rank_pattern, record.init_rank, history, grows=facts.grows(record)),
         *curve_pictures(history, main, majority),
     ]
     return [

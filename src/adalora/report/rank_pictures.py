@@ -28,22 +28,27 @@ _SHADES = "Blues"
 
 
 def rank_pictures(
-    rank_pattern: Mapping[str, int], init_rank: int, history: History
+    rank_pattern: Mapping[str, int], init_rank: int, history: History, *, grows: bool = False
 ) -> Iterator[Plan]:
     """What is drawn of a run: those pictures that it has something for.
 
-    Each matrix began with ``init_rank`` triplets; a method without ranks has no ``rank_pattern``.
+    Each matrix began with ``init_rank`` triplets, or, where it ``grows``, has room for as many; a
+    method without ranks has no ``rank_pattern``.
     """
     if rank_pattern:
         yield (
             "ranks",
             "Final ranks",
-            f"Triplets kept in each matrix of the {init_rank} it began with: a row is a layer, a "
+            f"Triplets kept in each matrix of the {init_rank} it "
+            f"{'has room for' if grows else 'began with'}: a row is a layer, a "
             f"column a kind of matrix; the darker, the more. {sum(rank_pattern.values()):,} of "
-            f"{init_rank * len(rank_pattern):,} triplets are left. The paper's Figure 3.",
+            f"{init_rank * len(rank_pattern):,} triplets are {'in use' if grows else 'left'}. The "
+            "paper's Figure 3.",
             lambda: _heat_map(rank_pattern, init_rank),
         )
-    allocations = thinned(_from_the_start(history.allocations, init_rank))
+    allocations = thinned(
+        history.allocations if grows else _from_the_start(history.allocations, init_rank)
+    )
     if len(allocations) > 1:
         yield (
             "ranks-by-kind",
