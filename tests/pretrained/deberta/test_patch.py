@@ -99,6 +99,9 @@ def test_logits_equal_the_installed_models(shape: str, length: int) -> None:
     ids = torch.randint(1, 64, (3, length))
     with torch.no_grad():
         for padding, mask in masks(length).items():
+            # What is far apart is told by two masks; every mask by the shorter lengths.
+            if length == 300 and padding not in ("right", "holes"):
+                continue
             expected = installed(input_ids=ids, attention_mask=mask).logits
             got = patched(input_ids=ids, attention_mask=mask).logits
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-5, msg=padding)
