@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ def main(flags: Sequence[str]) -> int:
 
     from adalora.artefact.description import read_description
     from adalora.artefact.stored import find_artefact
+    from adalora.data.understood import Understood
     from adalora.inference.evaluate import evaluate, evaluation_sets
 
     described = read_description(find_artefact(arguments.run))
@@ -56,6 +58,15 @@ def main(flags: Sequence[str]) -> int:
         reading=reading_of(arguments),
     )
     classifier = load_by_flags(arguments)
+    for name, examples in sets.items():
+        first = examples.first(arguments.max_val_samples)
+        start = Understood(
+            cut={name: classifier.share_cut(first.texts)},
+            longest=classifier.longest,
+            weights=arguments.run,
+        )
+        # Not among the results, which may go to another program.
+        print(examples.understood | start, file=sys.stderr)
     results = {
         name: evaluate(classifier, examples.first(arguments.max_val_samples))
         for name, examples in sets.items()

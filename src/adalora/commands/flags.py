@@ -87,10 +87,21 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; name a file.")
+    if _is_stream(path):
+        return
     if path.exists() and not overwrite:
         raise UserError(f"--output {path} exists already; name another; --overwrite replaces it.")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UserError(f"--output {path}: the folder {path.parent} cannot be written to.")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether ``path`` is a device or a pipe, which is written to and never replaced.
+
+    So is what ``/dev/stdout`` leads to, even where that is a file.
+    """
+    special = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    return special or (path.exists() and not path.is_file())
 
 
 @contextlib.contextmanager
@@ -111,6 +122,10 @@ def open_output(path: Path | None, *, overwrite: bool = False) -> Iterator[TextI
 
     check_output(path, overwrite=overwrite)
     try:
+        if _is_stream(path):
+            with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+                yield stream
+            return
         check = functools.partial(check_output, path, overwrite=overwrite)
         with (
             atomic_write(path, before_replacing=check) as new,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adalora.commands.train import show_help
 from adalora.errors import UserError
 
 if TYPE_CHECKING:
+    from adalora.data.understood import Understood
+    from adalora.glue.load import TaskData
     from adalora.terminal.summaries import PlanSummary
     from adalora.training.arguments.parser import RunArguments
 
@@ -98,6 +101,7 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
                     f"The {schedule.phase} phase of {decay} steps is shorter than --mask_interval "
                     f"{method.mask_interval}: {happens[schedule.phase]}."
                 )
+    start = _start(arguments, data, problems)
     where = arguments.data.task_name or arguments.data.train_file
     return PlanSummary(
         title=f"{method.name} on {arguments.model.model_name_or_path}, {where}",
@@ -109,4 +113,37 @@ def make_plan(arguments: RunArguments) -> PlanSummary:
         parameters_head=counts.head,
         parameters_total=counts.total,
         problems=problems,
+        understood=(data.understood | start).facts(),
+    )
+
+
+def _start(arguments: RunArguments, data: TaskData, problems: list[str]) -> Understood:
+    """What the run would start from; what would keep it from starting joins ``problems``."""
+    from adalora.data.understood import SAMPLE, Understood, share_cut
+    from adalora.training.build import build_tokenizer, classes_of_head
+    from adalora.training.folders import find_checkpoint
+    from adalora.training.tokenise import longest
+
+    tokenizer = build_tokenizer(arguments.model)
+    keys = [key for key in (data.sentence1_key, data.sentence2_key) if key is not None]
+    length, cut = longest(arguments.data, tokenizer), {}
+    for name, split in data.splits.items():
+        first = split[:SAMPLE]
+        more = f"the first {SAMPLE:,} of " if len(split) > SAMPLE else ""
+        cut[more + name] = share_cut(tokenizer, [first[key] for key in keys], length)
+    method, resumes = arguments.method, None
+    try:
+        if Path(str(arguments.training.output_dir)).is_dir():
+            resumes = find_checkpoint(arguments.training)
+    except UserError as error:
+        problems.append(str(error))
+    classes = classes_of_head(arguments)
+    source = method.adapter_path or method.lora_path or arguments.model.model_name_or_path
+    named = ", ".join(classes or ()) or "a number"
+    return Understood(
+        cut=cut,
+        longest=length,
+        weights=arguments.model.model_name_or_path,
+        head="new" if classes is None else f"that of {source} ({named}), row by row where they fit",
+        resumes=resumes,
     )

@@ -87,6 +87,7 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     from adalora.artefact.stored import find_artefact
     from adalora.data.column_choice import Columns, choose_columns, same_columns
     from adalora.data.table_reader import form_of, open_table
+    from adalora.data.understood import FileRead, Understood
     from adalora.inference.classifier import text_columns
     from adalora.inference.output import writer
 
@@ -110,6 +111,11 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
             columns = same_columns(table, trained, like="the model", with_label=False)
         else:
             columns = choose_columns(table, asked, with_label=False, count=count)
+    if columns.texts:
+        chosen = Understood(
+            text_columns=columns.texts, ignored=columns.ignored, weights=arguments.run
+        )
+        print(chosen, file=sys.stderr)
     rows = table.texts(columns.texts, count)
     # A mistake in the first row shows before the model is loaded.
     first = list(itertools.islice(rows, 1))
@@ -124,13 +130,17 @@ def _predict(arguments: argparse.Namespace, stream: BinaryIO, place: str) -> Non
     ):
         write = writer(out, shown, classifier.labels, names)
         bar = progress.add_task("Predicting", total=size, rows=0)
-        done = 0
+        done, cut = 0, {}
         for window in _windows(itertools.chain(first, rows), arguments.window):
             texts = [row.texts if len(row.texts) == 2 else row.texts[0] for row in window]
+            if not done:
+                cut = {f"the first {len(texts):,}": classifier.share_cut(texts)}
             write(window, classifier(texts))
             done += len(window)
             at = stream.tell() if size is not None else None
             progress.update(bar, completed=at, rows=done)
+    read = FileRead("predicted", place, done, tuple(table.notes))
+    print(Understood((read,), cut=cut, longest=classifier.longest), file=sys.stderr)
 
 
 def _windows(rows: Iterator[Texts], size: int) -> Iterator[list[Texts]]:

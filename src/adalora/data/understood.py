@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _MOST_CLASSES = 12
+#: So many texts tell how many are cut.
+SAMPLE = 1000
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Understood:
     resumes: str | None = None
     steps: int | None = None
 
+    def __or__(self, other: Understood) -> Understood:
+        """Both, where ``other`` knows what this one does not."""
+        known = {one.name: getattr(other, one.name) for one in dataclasses.fields(other)}
+        nothing = vars(Understood())
+        return dataclasses.replace(
+            self, **{name: value for name, value in known.items() if value != nothing[name]}
+        )
+
     def facts(self) -> list[tuple[str, str]]:
         """Name and value of each fact, in the order to show."""
         found = []
@@ -89,6 +99,8 @@ class Understood:
             for name, value in (("weights", self.weights), ("head", self.head))
             if value is not None
         ]
+        if self.steps is None and self.resumes is not None:
+            found.append(("training", f"goes on from {self.resumes}"))
         if self.steps is not None:
             start = f"{self.steps:,} steps"
             found.append(
@@ -130,3 +142,12 @@ class Understood:
         """Plain values; what is not known is left out."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value not in (None, (), {}, "")}
+
+
+def share_cut(tokenizer: Any, columns: Sequence[Sequence[str]], longest: int) -> float:
+    """Share of texts, or of pairs (two ``columns``), that have more than ``longest`` tokens."""
+    if not len(columns[0]):
+        return 0.0
+    texts = [list(column[:SAMPLE]) for column in columns]
+    encoded = tokenizer(*texts, truncation=True, max_length=longest + 1)
+    return sum(len(ids) > longest for ids in encoded["input_ids"]) / len(texts[0])

@@ -20,6 +20,7 @@ from adalora.adapters.merge import merge_adapters
 from adalora.artefact.description import Description
 from adalora.artefact.reader import Artefact, load_artefact
 from adalora.artefact.stored import find_artefact
+from adalora.data.understood import SAMPLE, share_cut
 from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
 from adalora.pretrained.loading import load_tokenizer
@@ -202,6 +203,19 @@ class Classifier:
             for row in logits.double().softmax(dim=-1).tolist()
         ]
 
+    @property
+    def longest(self) -> int:
+        """Tokens after which a text is cut."""
+        return int(min(self.description.max_seq_length or 10**9, self.tokenizer.model_max_length))
+
+    def share_cut(self, inputs: Sequence[Any]) -> float:
+        """Share of the first 1,000 of ``inputs`` that are longer than ``longest``, and cut there.
+
+        Raises:
+            UserError: as ``__call__``.
+        """
+        return share_cut(self.tokenizer, self._columns(inputs[:SAMPLE]), self.longest)
+
     @torch.inference_mode()
     def logits(self, inputs: Sequence[Any]) -> Tensor:
         """Outputs of the model.
@@ -223,8 +237,7 @@ class Classifier:
         if not inputs:
             return result
         columns = self._columns(inputs)
-        longest = min(described.max_seq_length or 10**9, self.tokenizer.model_max_length)
-        encoded = self.tokenizer(*columns, truncation=True, max_length=longest)
+        encoded = self.tokenizer(*columns, truncation=True, max_length=self.longest)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         order = sorted(range(len(inputs)), key=lambda index: -lengths[index])
         pad: Any = DataCollatorWithPadding(self.tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from adalora.data.column_choice import NOTHING_ASKED, Asked, Columns
 from adalora.data.label_rule import LabelRule
 from adalora.data.own_files import read_files
 from adalora.data.table_reader import USUAL, Reading
+from adalora.data.understood import Understood
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, load_data
 from adalora.glue.metrics import compute_glue_metrics
@@ -23,14 +24,18 @@ from adalora.inference.classifier import Classifier, known_task, text_columns
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Texts [n] (or pairs) and what is right: class indices [n], or numbers for regression."""
+    """Texts [n] (or pairs) and what is right: class indices [n], or numbers for regression.
+
+    ``understood`` is what there is to say of their source.
+    """
 
     texts: list[Any]
     references: list[Any]
+    understood: Understood = field(default_factory=Understood)
 
     def first(self, most: int | None) -> EvaluationSet:
         """The first ``most`` examples; all if None."""
-        return EvaluationSet(self.texts[:most], self.references[:most])
+        return replace(self, texts=self.texts[:most], references=self.references[:most])
 
 
 def evaluation_sets(
@@ -66,7 +71,8 @@ def evaluation_sets(
         )
     data = load_data(DataSource(task_name=name, data_dir=data_dir, need=("validation",)))
     order = _order(data.labels, described, name)
-    sets = {}
+    said, sets = data.understood, {}
+    read = {one.role: one for one in said.files}
     for split in data.validation_splits:
         rows = data.splits[split]
         references = list(rows["label"])
@@ -75,7 +81,7 @@ def evaluation_sets(
         texts = list(rows[data.sentence1_key])
         if data.sentence2_key is not None:
             texts = list(zip(texts, rows[data.sentence2_key], strict=True))
-        sets[split] = EvaluationSet(texts, references)
+        sets[split] = EvaluationSet(texts, references, replace(said, files=(read[split],)))
     return sets
 
 
@@ -124,7 +130,7 @@ def _of_file(described: Description, path: Path, asked: Asked, reading: Reading)
     rows = own.splits["validation"]
     texts = [list(rows[name]) for name in own.columns.texts]
     pairs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
-    return EvaluationSet(pairs, list(rows["label"]))
+    return EvaluationSet(pairs, list(rows["label"]), own.understood)
 
 
 def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float]:

@@ -99,7 +99,7 @@ class SplitScores(TypedDict):
     samples: Count
 
 
-_OPTIONAL = ("warnings", "format_version")
+_OPTIONAL = ("warnings", "data", "format_version")
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class RunRecord:
     warnings: Annotated[Sequence[RunWarning], _Rule("a list of warnings")] = field(
         default_factory=list
     )
+    #: what the run understood of its data and its start (``Understood``)
+    data: Annotated[Mapping[str, Any], _Rule("facts by name")] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION  #: of this layout
 
     def __post_init__(self) -> None:

@@ -39,6 +39,8 @@ def atomic_write(
         target: a file or a folder, as the block decides; its parent exists.
         before_replacing: called last, once the new one is complete; may raise to keep the old one.
     """
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, which no file replaces")
     # In the target's parent, so that it is renamed within one file system.
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
         new, old = Path(name) / target.name, Path(name) / "replaced"

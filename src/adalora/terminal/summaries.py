@@ -35,6 +35,8 @@ class PlanSummary:
     parameters_head: int = 0  #: trained parameters of pooler and classifier
     parameters_total: int | None = None  #: parameters of the whole model
     problems: Sequence[str] = field(default_factory=tuple)  #: what is wrong, one sentence each
+    #: names and values of what was understood of the data and the start
+    understood: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -76,6 +78,7 @@ def _phases(schedule: BudgetSchedule) -> str:
 def plan_summary(plan: PlanSummary) -> Group:
     """Return the plan as something rich can print at any width."""
     rows = [
+        *plan.understood,
         ("examples", ", ".join(f"{count:,} {name}" for name, count in plan.examples.items())),
         ("steps", f"{plan.steps:,}"),
     ]

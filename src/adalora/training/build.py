@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -30,6 +31,7 @@ from adalora.artefact.warm_start import (
 )
 from adalora.data.column_choice import Asked
 from adalora.data.table_reader import Reading
+from adalora.data.understood import Understood
 from adalora.errors import UserError
 from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
@@ -157,6 +159,35 @@ def read_stored(method: MethodArguments) -> dict[str, StoredAdapters]:
         "bottleneck": method.adapter_path if method.apply_adapter else None,
     }
     return {part: read_adapters(path, part) for part, path in paths.items() if path}
+
+
+def how_it_starts(
+    arguments: RunArguments,
+    data: TaskData,
+    built: Built,
+    checkpoint: str | None,
+    cut: Mapping[str, float],
+) -> Understood:
+    """What is known of a run's start once its parts are there; ``cut`` as in ``Understood``."""
+    model, method = arguments.model, arguments.method
+    source = method.adapter_path or method.lora_path or model.model_name_or_path
+    head = f"that of {source}, trained for these labels"
+    if built.untrained is not None:
+        head = f"new; that of {source} was trained for {built.untrained}"
+    steps = None
+    if arguments.training.do_train:
+        steps = training_steps(arguments, examples=len(data.splits["train"]))
+        done = Path(checkpoint or "").name.rpartition("-")[2]
+        steps -= min(int(done), steps) if done.isdigit() else 0
+    revision = "" if model.model_revision == "main" else f" ({model.model_revision})"
+    return Understood(
+        cut=cut,
+        longest=arguments.data.max_seq_length,
+        weights=f"{model.model_name_or_path}{revision}",
+        head=head,
+        resumes=checkpoint,
+        steps=steps,
+    )
 
 
 def adapt(

@@ -78,6 +78,7 @@ def make_record(
         ),
         versions=versions(*(("peft",) if getattr(arguments.method, "peft_config", None) else ())),
         revision=revision(),
+        data=parts.data.understood.as_json(),
     )
     if trained is None:
         return record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from adalora.training.build import (
     build_model,
     build_tokenizer,
     data_source,
+    how_it_starts,
     seed_everything,
     summary_writer,
 )
@@ -33,7 +35,7 @@ from adalora.training.folders import (
 )
 from adalora.training.run import evaluate, finish, predict, save, train
 from adalora.training.run_parts import Evaluated, RunParts, Trained, task_metrics
-from adalora.training.tokenise import build_collator, tokenise
+from adalora.training.tokenise import build_collator, longest, shares_cut, tokenise
 from adalora.training.trainer import AdaLoraTrainer
 
 
@@ -75,14 +77,23 @@ def train_and_evaluate(
 
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_source(arguments))
+    if training.process_index == 0:
+        print(data.understood, flush=True)
     if training.do_train:
         check_combination(arguments, data)
         check_schedule(arguments, data)
 
     tokenizer = build_tokenizer(arguments.model)
-    model, lineage, _ = build_model(arguments, data)
+    built = build_model(arguments, data)
+    model, lineage = built.model, built.lineage
     with training.main_process_first(desc="tokenising"):
         splits = tokenise(data, tokenizer, arguments.data)
+    start = how_it_starts(
+        arguments, data, built, checkpoint, shares_cut(splits, longest(arguments.data, tokenizer))
+    )
+    data = replace(data, understood=data.understood | start)
+    if training.process_index == 0:
+        print(start, flush=True)
     writer = summary_writer(training)
     adaptation = build_adaptation(model, arguments.method, writer=writer)
     settings = resume_settings(arguments)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from accelerate import PartialState  # type: ignore[import-untyped]
 from datasets import Dataset
@@ -46,7 +47,7 @@ def tokenise(
         **dict.fromkeys(data.validation_splits, arguments.max_val_samples),
         **dict.fromkeys(data.test_splits, arguments.max_test_samples),
     }
-    length = min(arguments.max_seq_length, tokenizer.model_max_length)
+    length = longest(arguments, tokenizer)
     if length < arguments.max_seq_length:
         logger.warning(
             "--max_seq_length %d is more than the model's %d tokens; %d is used.",
@@ -88,6 +89,26 @@ def tokenise(
                 desc=f"Tokenising {name}",
             )
     return tokenised
+
+
+def longest(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens after which a text is cut."""
+    return int(min(arguments.max_seq_length, tokenizer.model_max_length))
+
+
+def shares_cut(splits: Mapping[str, Dataset], length: int) -> dict[str, float]:
+    """Set of examples -> share of its texts that fill ``length`` tokens, and are cut there."""
+    shares = {}
+    for name, split in splits.items():
+        full = 0
+        for rows in split.with_format("arrow").iter(batch_size=10_000):
+            # All sums are of one array: the sum up to a row's end less that up to its start.
+            masks = rows["attention_mask"].combine_chunks()
+            sums = np.concatenate([[0], masks.flatten().to_numpy().cumsum(dtype=np.int64)])
+            offsets = masks.offsets.to_numpy() - masks.offsets[0].as_py()
+            full += int((np.diff(sums[offsets]) >= length).sum())
+        shares[name] = full / max(len(split), 1)
+    return shares
 
 
 @contextmanager
