@@ -61,7 +61,7 @@ class TextSource:
                 f"--encoding {encoding!r} is no encoding of text; utf-8, latin-1, cp1252 and "
                 "utf-16 are some."
             ) from error
-        if marked and known.name.replace("-", "")[:5] != marked.replace("-", "")[:5]:
+        if marked and not known.name.startswith(marked.removesuffix("-sig")):
             raise UserError(
                 f"{self.place} begins with the byte order mark of {marked.removesuffix('-sig')}, "
                 f"and --encoding says {encoding}; leave the flag out."
@@ -274,12 +274,16 @@ def _separator(header: str, own: str, *, quotes: bool) -> str:
         )
         return next(reader, [])
 
-    def worth(separator: str) -> tuple[int, int]:
+    def known(separator: str) -> int:
         cells = split(separator)
-        known = sum(map(is_known, cells)) if len(cells) > 1 else 0
-        # Names are short: a text in the header's place is not taken apart at its commas.
-        names = len(cells) if known or all(len(cell) <= 30 for cell in cells) else 1
-        return known, min(names, 2)
+        return sum(map(is_known, cells)) if len(cells) > 1 else 0
 
-    best = max(SEPARATORS, key=worth)
-    return best if worth(best) > worth(own) else own
+    best = max(SEPARATORS, key=known)
+    if known(best) > known(own):
+        return best
+    if len(split(own)) == 1:
+        # Names are short: a text in the header's place is not taken apart at its commas.
+        for other in SEPARATORS:
+            if len(split(other)) > 1 and all(len(cell) <= 30 for cell in split(other)):
+                return other
+    return own
