@@ -252,14 +252,14 @@ def _of_numbers(labels: Labels, task_type: str | None) -> LabelRule:
     why = "--task_type classification" if task_type else "the labels are whole numbers"
     notes: list[str] = []
     if not whole:
-        names = sorted((label.written for label in labels.seen), key=float)
+        names = sorted((label.written for label in labels.seen), key=_by_number)
         return _classes(labels.place, names, why, notes)
     if task_type is None:
         _refuse_many(labels)
     names = [str(value) for value in sorted({int(value) for value in values.values()})]
     if len(names) < len(values) and any(label.kind == "text" for label in values):
         if task_type is not None:
-            return _classes(labels.place, sorted(labels.written, key=float), why, ())
+            return _classes(labels.place, sorted(labels.written, key=_by_number), why, ())
         one, other = _alike(values)
         raise UserError(
             f"{labels.seen[other].where}: the label {other.written!r} is the same number as "
@@ -382,6 +382,10 @@ def _number(label: Label) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and repr(value) == label.written else None
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    return float(text), text
 
 
 def _parses(text: str) -> bool:
