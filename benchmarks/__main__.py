@@ -19,6 +19,7 @@ from benchmarks import (
     allocator,
     encoders,
     freed_memory,
+    gpu,
     growth,
     intervals,
     loading,
@@ -31,7 +32,7 @@ from benchmarks import (
 from benchmarks.timing import machine
 
 QUESTIONS = (
-    *("step", "tasks", "encoders", "allocator"),
+    *("step", "tasks", "encoders", "allocator", "gpu"),
     *("sizes", "memory", "freed_memory", "growth", "loading", "sharding", "intervals"),
 )
 
@@ -74,6 +75,7 @@ def main() -> int:
             tokenizer=arguments.tokenizer,
         ),
         "allocator": lambda: allocator.measure(rounds=rounds),
+        "gpu": lambda: gpu.measure(layers=layers, rounds=rounds),
         "sizes": lambda: sizes.measure(layers=layers, batches=8 * rounds),
         "memory": lambda: memory.measure(layers=layers),
         "freed_memory": lambda: freed_memory.measure(layers=layers, rounds=rounds),

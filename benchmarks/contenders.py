@@ -118,7 +118,8 @@ class Step:
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
         """Run it."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+        device = batch["input_ids"].device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self.model(**batch).loss
         if self.penalty is not None:
             loss = loss + self.penalty()
