@@ -64,6 +64,7 @@ def make_config(layers: int, vocabulary: int = VOCABULARY) -> DebertaV2Config:
         "position_biased_input": False,
         "type_vocab_size": 0,
         "max_position_embeddings": 512,
+        "problem_type": "single_label_classification",
     }
     return DebertaV2Config(**values)
 

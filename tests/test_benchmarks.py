@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks import __main__ as program
+from benchmarks import gpu
 from benchmarks.timing import alternate
 
 
@@ -41,3 +42,18 @@ def test_every_round_is_told_as_it_ends(capsys: pytest.CaptureFixture[str]) -> N
     assert calls == ["one", "two"] * 3
     assert list(seconds) == ["one", "two"]
     assert "round 2 of 2: two " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_question_for_an_accelerator_is_answered_on_a_cpu_too() -> None:
+    told = list(gpu.measure(layers=1, rounds=1, lengths=(8,), tasks=("cola",)))
+    assert len(told) == 3
+    result = told[-1]
+    agreements = [value for name, value in result.items() if name.startswith(gpu.ENCODERS)]
+    assert len(agreements) == 4
+    assert all(value.startswith("agrees") for value in agreements)
+    assert result["32 x 8"]["ms"].keys() == gpu.CONTENDERS.keys()
+    costs = result["cola"]["a step"]
+    # Ours waits for nothing, and launches less than the peer.
+    assert costs["ours"]["waits"] == 0
+    assert costs["ours"]["launches"] < costs["PEFT AdaLoRA"]["launches"]
