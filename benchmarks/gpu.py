@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adalora.pretrained.deberta.packing import PackedMask
 from adalora.pretrained.selfcheck import ENCODERS, compare_ways
@@ -150,7 +150,7 @@ def _compiled(
     model = step.model
     batch = _there([128] * BATCH, device, packed=False)
     try:
-        step.model = torch.compile(model, **options)
+        step.model = cast(nn.Module, torch.compile(model, **options))
         began = time.perf_counter()
         step(batch)
         step(batch)
