@@ -59,7 +59,8 @@ class RankAllocator:
     """Allocates the budget over the layers of a model; the original's, if nothing is said by name.
 
     Args:
-        model: holds SVDLinear layers; it may be wrapped (DistributedDataParallel).
+        model: holds SVDLinear layers; it may be wrapped (DistributedDataParallel), and may be moved
+            to another device later.
         lora_r: initial rank per matrix; the model's own ranks count, and this is not used.
         target_rank: mean rank per matrix at the end.
         init_warmup: last step with the starting budget.
@@ -80,6 +81,9 @@ class RankAllocator:
             at the target; controls that prune as ``prune`` does, but not by where the score is
             high: ``uniform`` (every matrix as many), ``random`` (by lot) and ``frozen`` (by the
             scores of the first allocation).
+        process_group: the processes that train this model together, of which the first decides for
+            all; None for every process of torch's default group, where there is one. Processes that
+            train models of their own take groups of their own.
 
     Raises:
         ValueError: if the model has no layer of that type, a number is out of its range, a word is
@@ -104,6 +108,7 @@ class RankAllocator:
         lora_type: str = "svd",
         importance_score: str = "uncertainty",
         allocation: str = "prune",
+        process_group: Any = None,
     ) -> None:
         check_method(
             importance_score=importance_score,
@@ -121,22 +126,17 @@ class RankAllocator:
         self._ranks = [layer.r for layer in self._layers.values()]
         self.total_rank = sum(self._ranks)
         self.beta1, self.beta2 = beta1, beta2
-        self.importance = make_importance(importance_score, self._layers, beta1, beta2)
+        self.process_group = process_group
         self.schedule: BudgetSchedule | None = None
         self.global_step = -1
         self.steps_seen = self.updates_due = self.mask_events = 0
-        device = next(iter(self._layers.values())).lora_A.device
-        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         if target_total_rank is None:
             target_total_rank = target_rank * len(self._layers)
-        self._rule = make_rule(allocation, self._ranks, device, budget=target_total_rank)
-        first = self._rule.first()
-        everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
-        self._survivors: Tensor = everything if first is None else first
         #: The original's attribute is a total, where its argument of this name is a mean.
         self.target_rank = target_total_rank
         self._phases = {"target_total_rank": target_total_rank, "mask_interval": mask_interval}
         self._phases |= {"init_warmup": init_warmup, "final_warmup": final_warmup}
+        self._make_state()
         if total_step is not None:
             self.set_total_step(total_step)
 
@@ -190,6 +190,33 @@ class RankAllocator:
         factors = {layer.factors()[name] for layer in self._layers.values() for name in names}
         self._others = [p for p in model.parameters() if p not in factors]
 
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._layers.values())).lora_A.device
+
+    def _make_state(self) -> None:
+        """Make what is kept from step to step, as before the first, where the model is now."""
+        device = self._device
+        betas = (self.beta1, self.beta2)
+        self.importance = make_importance(self.importance_score, self._layers, *betas)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._rule = make_rule(self.allocation, self._ranks, device, budget=self.target_rank)
+        first = self._rule.first()
+        everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
+        self._survivors: Tensor = everything if first is None else first
+
+    def _follow(self) -> None:
+        """Take what is kept to the device that the model has been moved to since."""
+        importance, rule = self.importance.state_dict(), self._rule.state_dict()
+        skipped, survivors = self._skipped, self._survivors
+        self._make_state()
+        if survivors.is_meta:  # where there are no values
+            return
+        device = self._device
+        self.importance.load_state_dict(importance)
+        self._rule.load_state_dict({name: tensor.to(device) for name, tensor in rule.items()})
+        self._skipped, self._survivors = skipped.to(device), survivors.to(device)
+
     def set_total_step(self, total_step: int) -> None:
         """Fix the length of the run.
 
@@ -230,8 +257,11 @@ class RankAllocator:
             ValueError: if the total number of steps was never set.
         """
         schedule = self._require_schedule()
-        if model is not self.model:
+        moved = self._survivors.device != self._device
+        if moved or model is not self.model:
             self._take(model)
+        if moved:
+            self._follow()
         self.global_step = global_step
         self.steps_seen += 1
         if global_step < schedule.total_step - schedule.final_warmup:
@@ -259,9 +289,10 @@ class RankAllocator:
     def _select(self, budget: int) -> Tensor | None:
         """Choose the survivors; the threshold, or None where the budget is all triplets."""
         scores = self._rule.judged(self.importance.scores())
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        group = self.process_group
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1:
             # Averages may differ in the last bit between processes; one of them decides.
-            dist.broadcast(scores, src=0)
+            dist.broadcast(scores, group=group, group_src=0)
         order = self._rule.order(scores, self._survivors)
         survivors = torch.zeros_like(scores, dtype=torch.bool)
         survivors[order.indices[:budget]] = True

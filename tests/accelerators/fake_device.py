@@ -75,6 +75,7 @@ CASES = {
             Case(method, encoder="mpnet", low=low, layers=1)
             for method, low in product(("svd", "full"), _LOW)
         ),
+        *(Case(method, late=True, layers=1) for method in ("frd", "svd")),
     ]
 }
 

@@ -50,6 +50,7 @@ class Case:
         checkpointing: recompute activations in the backward pass.
         smoothing: label smoothing factor.
         consistency: weight of the consistency loss.
+        late: move the model to its device after the method was begun.
         layers: of the encoder.
     """
 
@@ -62,6 +63,7 @@ class Case:
     checkpointing: bool = False
     smoothing: float = 0.0
     consistency: float = 0.0
+    late: bool = False
     layers: int = 2
 
     def __str__(self) -> str:
@@ -72,6 +74,7 @@ class Case:
             "checkpointing": self.checkpointing,
             "smoothing": self.smoothing > 0,
             "consistency": self.consistency > 0,
+            "late": self.late,
         }
         way = "unpadded" if self.unpadded else "padded"
         parts = [self.method, self.encoder, way, dtype]
@@ -129,7 +132,7 @@ def build(
     if case.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    if prepare is not None:
+    if prepare is not None and not case.late:
         prepare(model)
     adaptation = None
     if case.method in ("frd", "svd"):
@@ -142,6 +145,8 @@ def build(
         )
         adaptation = AdaLora(model, settings)
         adaptation.begin(TOTAL_STEPS)
+    if prepare is not None and case.late:
+        prepare(model)
     return model.train(), adaptation
 
 
@@ -190,6 +195,8 @@ def training_step(
     gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
     optimizer.step()
     if adaptation is not None:
+        if adaptation.allocator is not None:
+            adaptation.allocator.global_step = number - 1  # as if the steps before had been made
         adaptation.step(number)
     assert total is not None
     return total / case.accumulation, gradients

@@ -198,3 +198,51 @@ def test_a_ready_schedule_is_the_one_that_is_followed(
         loralib.RankAllocator.from_schedule(
             make_stack(rank=4), numbers.schedule, beta1=0.85, beta2=0.85
         )
+
+
+VARIANTS = [
+    *({"importance_score": score} for score in ("uncertainty", "sensitivity", "magnitude")),
+    *({"allocation": allocation} for allocation in loralib.ALLOCATIONS if allocation != "prune"),
+]
+
+
+def moved_step(model: nn.Module, allocator: Any, device: str, step: int) -> None:
+    """One step with gradients as they would be on ``device``."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    allocator.update_and_mask(model, step)
+    scores = allocator.importance.scores()
+    assert {scores.device.type, allocator._skipped.device.type} == {device}
+    assert {kept.device.type for kept in allocator.survivors().values()} == {device}
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_model_may_be_moved_after_its_allocator_was_made(
+    variant: dict[str, Any], make_stack: Callable[..., Any], make_allocator: Callable[..., Any]
+) -> None:
+    model = make_stack()
+    allocator = make_allocator(model, target_rank=2, init_warmup=0, mask_interval=1, **variant)
+    for step, device in enumerate(["cpu", "meta", "meta"]):
+        moved_step(model.to(device), allocator, device, step)
+    late = make_stack().to("meta")
+    allocator = make_allocator(late, target_rank=2, init_warmup=0, mask_interval=1, **variant)
+    moved_step(late.to_empty(device="cpu"), allocator, "cpu", 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_moving_loses_nothing(
+    variant: dict[str, Any],
+    make_stack: Callable[..., Any],
+    make_allocator: Callable[..., Any],
+    run: Callable[..., Any],
+) -> None:
+    models = make_stack(), make_stack()
+    stayed, moved = (make_allocator(model, target_rank=2, **variant) for model in models)
+    run(models[0], stayed, range(20))
+    run(models[1], moved, range(7))
+    moved._follow()
+    run(models[1], moved, range(7, 20))
+    for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, two), name
+    assert stayed.get_rank_pattern() == moved.get_rank_pattern()
+    assert stayed.skipped_steps == moved.skipped_steps

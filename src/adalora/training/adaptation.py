@@ -45,6 +45,7 @@ class AdaLora:
         settings: the method's numbers.
         writer: a TensorBoard ``SummaryWriter``; records carry the original's tags.
         log_interval: steps between two records; None for ``RECORDS`` of them over the run.
+        process_group: as for ``loralib.RankAllocator``.
 
     Raises:
         UserError: if the model has no layer that the settings could act on.
@@ -59,8 +60,9 @@ class AdaLora:
         *,
         writer: Any = None,
         log_interval: int | None = None,
+        process_group: Any = None,
     ) -> None:
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.process_group = model, settings, process_group
         self.writer, self.log_interval = writer, log_interval
         self.svd_layers = [m for m in model.modules() if isinstance(m, SVDLinear) and m.r > 0]
         self.frd_layers = [m for m in model.modules() if isinstance(m, Linear) and m.r > 0]
@@ -108,6 +110,7 @@ class AdaLora:
             lora_type=settings.lora_type,
             importance_score=settings.importance_score,
             allocation=settings.allocation,
+            process_group=self.process_group,
             tb_writter=self.writer,
             tb_writter_loginterval=self.log_interval or max(total_steps // RECORDS, 1),
         )

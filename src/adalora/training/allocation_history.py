@@ -55,7 +55,7 @@ class AllocationHistory:
     def _counts(self, survivors: Mapping[str, Tensor]) -> Tensor:
         """Triplets kept per matrix, int32 [matrices]; one sum for all, as it is done often."""
         flat = torch.cat(list(survivors.values()))
-        if self._owners is None:
+        if self._owners is None or self._owners.device != flat.device:
             owners = [n for n, kept in enumerate(survivors.values()) for _ in range(len(kept))]
             self._owners = torch.tensor(owners).to(flat.device)
         counts = torch.zeros(len(survivors), dtype=torch.int32, device=flat.device)
