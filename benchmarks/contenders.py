@@ -7,6 +7,7 @@ the same, so ratios hold, but for embeddings and head, which weigh more in a sha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle, islice
 from typing import Any
 
@@ -155,7 +156,11 @@ def adalora_on(model: nn.Module, rank: int = RANK, targets: Sequence[str] = TARG
     )
     adaptation = AdaLora(model, settings)
     adaptation.begin(TOTAL_STEPS)
-    return Step(model, penalty=adaptation.penalty, after=adaptation.step)
+    allocator = adaptation.allocator
+    assert allocator is not None
+    # Past AdaLora.step, which takes no step twice, nor one without those before it.
+    allocate = partial(allocator.update_and_mask, model)
+    return Step(model, penalty=adaptation.penalty, after=allocate)
 
 
 def _ours_lora(layers: int) -> Step:

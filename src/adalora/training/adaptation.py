@@ -1,14 +1,14 @@
 """AdaLoRA over one adapted model: the penalty, the allocator's step, and their state.
 
-This is the whole method behind three calls, for any training loop (paper: algorithm 1; order as in
-the original's trainer)::
+This is the whole method for any training loop (paper: algorithm 1; order as in the original's
+trainer)::
 
     adaptation = AdaLora(model, AdaLoraSettings(target_rank=2, init_warmup=0.1, final_warmup=0.3))
     adaptation.begin(total_steps)
-    for step, batch in enumerate(batches):
+    adaptation.attach(optimizer)       # or after each optimizer.step(): adaptation.step(index)
+    for batch in batches:
         (model(**batch).loss + adaptation.penalty()).backward()
         optimizer.step()
-        adaptation.step(step)          # the gradients must still be there
         optimizer.zero_grad()
     adaptation.finish()
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from adalora.errors import UserError
 from adalora.training.allocation_history import AllocationHistory
@@ -71,6 +72,7 @@ class AdaLora:
         self.budget: int | None = None
         self.threshold: Tensor | None = None
         self.history = AllocationHistory(0)
+        self._attached: RemovableHandle | None = None
         if settings.allocate and not (self.frd_layers if settings.prune_lora else self.svd_layers):
             needs = "AdaLoRA prunes singular values and this model has no SVD layer"
             if settings.prune_lora:
@@ -92,7 +94,7 @@ class AdaLora:
         return self.svd_layers or self.frd_layers
 
     def begin(self, total_steps: int) -> None:
-        """Fix the length of the run; call it once, before the first step.
+        """Fix the length of the run, before its first step; called again it begins another run.
 
         Raises:
             UserError: if the schedule does not fit ``total_steps``.
@@ -101,6 +103,7 @@ class AdaLora:
         if not settings.allocate:
             return
         schedule = settings.schedule(self.total_rank, len(self.layers), total_steps)
+        self.budget = self.threshold = None
         self.history = AllocationHistory(total_steps)
         self.allocator = RankAllocator.from_schedule(
             self.model,
@@ -140,21 +143,64 @@ class AdaLora:
         penalty = self.penalty()
         return Losses(loss + penalty.to(loss.device), task, penalty)
 
+    def attach(self, optimizer: Any) -> RemovableHandle:
+        """Take in each step of ``optimizer`` by itself, in the place of calls of ``step``.
+
+        What is counted are the steps that the optimizer makes: accumulated batches are none, nor
+        is one that a gradient scaler leaves out (where a fused optimizer leaves it out inside its
+        kernel, the schedule goes on and the importance stands still, as in ``AdaLoraTrainer``).
+
+        Args:
+            optimizer: a ``torch.optim.Optimizer`` over the adapters of the model, or what
+                accelerate or Lightning made of one. An earlier one is let go.
+
+        Returns:
+            A handle, of which ``remove()`` ends it.
+
+        Raises:
+            UserError: if it is another optimizer.
+        """
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in stepped for layer in self.layers for p in layer.factors().values()):
+            raise UserError(
+                "AdaLora.attach was given an optimizer that has no adapter of this model; give the "
+                "one that trains them, made after they were put on."
+            )
+        if self._attached is not None:
+            self._attached.remove()
+        self._attached = optimizer.register_step_post_hook(lambda *_: self._take_step())
+        return self._attached
+
+    def _take_step(self) -> None:
+        self.step(0 if self.allocator is None else self.allocator.global_step + 1)
+
     def step(self, global_step: int) -> tuple[int | None, Tensor | None]:
         """Update importance and, when the schedule says so, allocate.
 
         Call it after ``optimizer.step()`` and before ``zero_grad()``, with the index of the step
-        just made, from 0.
+        just made, from 0; or let ``attach`` do so.
 
         Returns:
             Budget in triplets, and the score at or below which triplets were pruned (scalar on
             the model's device; where ranks grow, of the first matrix to get no more), or None
             where nothing was chosen.
+
+        Raises:
+            UserError: if the index is not that of the next step.
         """
         if not self.settings.allocate:
             return None, None
         if self.allocator is None:
             raise UserError("AdaLora.step was called before AdaLora.begin(total_steps).")
+        if global_step != (following := self.allocator.global_step + 1):
+            raise UserError(
+                f"AdaLora.step was given the index {global_step}, and the next step is {following}:"
+                " every optimizer step is to be counted once, from 0. AdaLora.attach(optimizer) "
+                "counts by itself, and step is not to be called beside it; a run that goes on "
+                "from a checkpoint needs AdaLora.load_state_dict."
+            )
         allocator, before = self.allocator, self.allocator.mask_events
         self.budget, threshold = allocator.update_and_mask(self.model, global_step)
         if threshold is not None:
@@ -166,12 +212,12 @@ class AdaLora:
     def at_target(self, steps: int) -> bool:
         """Whether the budget is at its target for good, once ``steps`` steps were made.
 
-        Without a final phase no step is of that kind, and every one passes.
+        Where the final phase is too short for a step of that kind, the end of the run is one.
         """
         schedule = None if self.allocator is None else self.allocator.schedule
-        if schedule is None or schedule.final_warmup == 0:
+        if schedule is None:
             return True
-        return steps - 1 > schedule.total_step - schedule.final_warmup
+        return steps > schedule.total_step - max(schedule.final_warmup - 1, 1)
 
     def rank_pattern(self) -> dict[str, int]:
         """Triplets kept per matrix, keyed ``<module>.lora_E``; those of the start before ``begin``.
@@ -227,7 +273,8 @@ class AdaLora:
         """Check at the end of training that the allocator did its work.
 
         Raises:
-            UserError: if it was never called, never pruned, or never saw a usable gradient.
+            UserError: if it was never called, never saw a usable gradient, or was stopped before
+                it reached its target.
         """
         if not self.settings.allocate:
             return
@@ -235,12 +282,20 @@ class AdaLora:
         if allocator is None or allocator.steps_seen == 0:
             raise UserError(
                 "AdaLoRA was asked for and its allocator was never called, so no rank changed: "
-                "call AdaLora.step after every optimizer.step()."
+                "call AdaLora.attach(optimizer), or AdaLora.step after every optimizer.step()."
             )
         if allocator.skipped_steps == allocator.updates_due:
             raise UserError(
                 f"The allocator saw no usable gradient in any of {allocator.steps_seen} steps: "
                 "call AdaLora.step before zero_grad(), and look for a loss that is not finite."
+            )
+        schedule, made = allocator.schedule, allocator.global_step + 1
+        kept = sum(allocator.get_rank_pattern().values())
+        if schedule and made < schedule.total_step and kept != allocator.target_rank:
+            raise UserError(
+                f"Training stopped after {made} of {schedule.total_step} steps with {kept} "
+                f"triplets, and its target is {allocator.target_rank}: make the steps that "
+                "AdaLora.begin was told of, or tell it of those that are made."
             )
 
     def state_dict(self) -> dict[str, Any]:

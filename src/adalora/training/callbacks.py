@@ -18,8 +18,22 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traine
 from transformers.trainer_callback import ExportableState
 
 from adalora.errors import UserError
+from adalora.runtime.launch import ADVICE
 from adalora.training.optimizer import advance_scheduler
 from adalora.training.protocol import Adaptation
+
+
+def refuse_data_parallel(args: Any) -> None:
+    """Refuse several GPUs in one process, by a UserError.
+
+    nn.DataParallel, which a Trainer then wraps around the model, computes on copies, and weighs the
+    last batch of an epoch by the copies that it reached.
+    """
+    if args.n_gpu > 1:
+        raise UserError(
+            f"{args.n_gpu} GPUs are visible, and this one process would train copies of the model "
+            f"on them (nn.DataParallel): start {ADVICE}, or show it one GPU (CUDA_VISIBLE_DEVICES)."
+        )
 
 
 class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
@@ -29,9 +43,21 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
         self.adaptation = adaptation
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Fix the schedule from the real number of optimizer steps of the run."""
-        if not self.adaptation.begun:
+        """Fix the schedule from the real number of optimizer steps of the run.
+
+        Raises:
+            UserError: as ``refuse_data_parallel``; if the run goes on from a checkpoint and the
+                method does not (a stock Trainer's checkpoints do not hold its state).
+        """
+        refuse_data_parallel(args)
+        if state.global_step == 0:
             self.adaptation.begin(state.max_steps)
+        elif not self.adaptation.begun:
+            raise UserError(
+                f"This run goes on from step {state.global_step}, and the allocator's state is not "
+                "in a checkpoint of a stock Trainer: use AdaLoraTrainer, or AdaLora.begin and "
+                "AdaLora.load_state_dict before train()."
+            )
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Update importance and prune, once per optimizer step."""

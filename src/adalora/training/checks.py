@@ -27,10 +27,11 @@ def check_combination(arguments: RunArguments, data: TaskData) -> None:
             f"--optim {training.optimizer_name} uses up the gradients during the backward pass, "
             "and the allocator reads them after the step; choose another, such as adamw_torch."
         )
-    if method.allocates and training.early_stopping_patience and not method.final_warmup:
+    final = method.final_warmup
+    if method.allocates and training.early_stopping_patience and final in (0, 1):
         raise UserError(
             "--early_stopping_patience counts evaluations at the final budget, and --final_warmup "
-            "0 leaves none; give it steps, or a fraction of the run such as 0.3."
+            f"{final:g} leaves none; give it steps, or a fraction of the run such as 0.3."
         )
     smoothing = training.label_smoothing_factor
     if smoothing and data.is_regression:

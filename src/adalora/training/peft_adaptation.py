@@ -120,6 +120,10 @@ class PeftAdaLora:
                 f"{config.tfinal} fill the {total_steps} steps of this run; lower them."
             )
         self._allocator.set_total_step(total_steps)
+        if self.begun:  # another run of the same model
+            self._allocator.reset_ipt()
+            config.rank_pattern = None
+            self.steps_seen = self.mask_events = 0
         self.history = AllocationHistory(total_steps)
         self.begun = True
 
@@ -138,7 +142,7 @@ class PeftAdaLora:
 
     def at_target(self, steps: int) -> bool:
         """Whether the budget is at its target for good, once ``steps`` steps were made."""
-        return not self.begun or steps > self._config.total_step - self._config.tfinal
+        return not self.begun or steps > self._config.total_step - max(self._config.tfinal, 1)
 
     def count_triplets(self) -> int:
         """Triplets that the rank pattern keeps."""

@@ -77,9 +77,15 @@ class AdaLoraSettings:
         return self.target_rank * matrices if total is None else total
 
     def steps(self, total_steps: int) -> tuple[int, int]:
-        """(initial, final) warm-up in steps of a run of ``total_steps`` steps."""
+        """(initial, final) warm-up in steps of a run of ``total_steps`` steps.
+
+        A fraction gives a final phase of at least two steps, where there are as many: the ranks
+        are final from its second step on.
+        """
         warmups = (self.init_warmup, self.final_warmup)
         init, final = (round(w * total_steps) if 0 < w < 1 else int(w) for w in warmups)
+        if 0 < self.final_warmup < 1:
+            final = max(final, min(2, total_steps - init - 1))
         return init, final
 
     def schedule(self, total_rank: int, matrices: int, total_steps: int) -> BudgetSchedule:

@@ -23,7 +23,13 @@ from adalora.runtime.failures import batch_in_memory
 from adalora.runtime.launch import check_job
 from adalora.runtime.sharding import replicate_trained, shard_base
 from adalora.training.batches import GroupedByLength, Share, first_rows, share_of
-from adalora.training.callbacks import AdaLoraCallback, LearningRateByStep, LogLastStep, StopEarly
+from adalora.training.callbacks import (
+    AdaLoraCallback,
+    LearningRateByStep,
+    LogLastStep,
+    StopEarly,
+    refuse_data_parallel,
+)
 from adalora.training.checkpointing.resumable import ResumableTrainer
 from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.optimizer import raise_learning_rate
@@ -65,6 +71,7 @@ class AdaLoraTrainer(ResumableTrainer):
         model.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(*args, adaptation=adaptation, **kwargs)
         check_job(os.environ, self.args.distributed_state)
+        refuse_data_parallel(self.args)
         self.model_accepts_loss_kwargs = False
         self.reg_loss_wgt, self.masking_prob = reg_loss_wgt, masking_prob
         self.lora_plus_ratio = lora_plus_ratio
