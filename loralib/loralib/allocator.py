@@ -204,6 +204,8 @@ class RankAllocator:
         first = self._rule.first()
         everything = torch.ones(self.total_rank, dtype=torch.bool, device=device)
         self._survivors: Tensor = everything if first is None else first
+        # Budget and threshold of the last allocation, while the scores are those that it ordered.
+        self._settled: tuple[int, Tensor | None] | None = None
 
     def _follow(self) -> None:
         """Take what is kept to the device that the model has been moved to since."""
@@ -267,6 +269,7 @@ class RankAllocator:
         if global_step < schedule.total_step - schedule.final_warmup:
             self.updates_due += 1
             others = [p.grad for p in self._others if p.grad is not None]
+            self._settled = None
             counted = self.importance.update(self._layers, others)
             self._skipped += 1 if counted is None else ~counted
         budget = schedule.budget(global_step)
@@ -288,6 +291,13 @@ class RankAllocator:
     @torch.no_grad()
     def _select(self, budget: int) -> Tensor | None:
         """Choose the survivors; the threshold, or None where the budget is all triplets."""
+        self.mask_events += 1
+        if (
+            self._settled is not None
+            and self._settled[0] == budget
+            and not self._rule.holds_between
+        ):
+            return self._settled[1]
         scores = self._rule.judged(self.importance.scores())
         group = self.process_group
         if dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1:
@@ -297,8 +307,9 @@ class RankAllocator:
         survivors = torch.zeros_like(scores, dtype=torch.bool)
         survivors[order.indices[:budget]] = True
         self._survivors = survivors
-        self.mask_events += 1
-        return None if budget == self.total_rank else order.scores[budget]
+        threshold = None if budget == self.total_rank else order.scores[budget]
+        self._settled = (budget, threshold)
+        return threshold
 
     def _mask(self, still_grows: bool, *, chosen: bool) -> None:
         """Mask what did not survive, if that was chosen just now or holds at every step."""
@@ -381,6 +392,7 @@ class RankAllocator:
         there = {**state["schedule"], "beta1": state["betas"][0], "beta2": state["betas"][1]}
         here = {**asdict(self._require_schedule()), "beta1": self.beta1, "beta2": self.beta2}
         _compare("schedule", there, here)
+        self._settled = None
         self.importance.load_state_dict(state["importance"])
         own = self.survivors()
         self._survivors = torch.cat([state["survivors"][name].to(own[name]) for name in own])

@@ -381,6 +381,14 @@ class LinearAdapter(LoRALayer, nn.Linear):
         down = torch.cat([down, self.lora_anchor_A])
         return down, torch.cat([up, -self.lora_anchor_B], dim=1)
 
+    @torch.no_grad()
+    def product_is_zero(self) -> bool:
+        """Whether the factors add nothing to whatever base; reading it waits for the device."""
+        down, up = self._product()
+        if self.is_anchored:
+            return torch.equal(down, self.lora_anchor_A) and torch.equal(up, self.lora_anchor_B)
+        return not bool((up @ down).any())
+
     def delta_weight(self) -> Tensor:
         """The update as [out, in], in the adapter's dtype."""
         self._require_adapter()

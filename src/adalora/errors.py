@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -42,6 +43,22 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+#: Parts of what torch and its libraries say as RuntimeError when memory is refused; the last is
+#: accelerate's word where --auto_find_batch_size has tried every size.
+_NO_MEMORY = (
+    *("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED", "bad allocation"),
+    "No executable batch size found",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that memory was refused, on whatever device."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in _NO_MEMORY)
 
 
 def is_main_process() -> bool:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from adalora.builtin.miniature import write_tsv
 from adalora.errors import UserError
+from adalora.glue import load as load_module
 from adalora.glue.load import DataSource, load_data
 
 
@@ -109,3 +111,28 @@ def test_the_majority_score_is_the_main_metric_of_one_answer(tmp_path: Path) -> 
     own = load_data(DataSource(train_file=train, validation_file=validation))
     assert own.is_regression
     assert own.majority_score("validation") == 0
+
+
+@pytest.mark.parametrize("wrong", [-1, 2])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_label_that_is_none_is_refused_where_one_is_needed(
+    split: str, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SNLI and others mark what their annotators did not agree on; a test set is all of -1."""
+    content = {"sentence1": ["a"] * 3, "sentence2": ["b"] * 3, "idx": [0, 1, 2]}
+    splits = {
+        name: Dataset.from_dict({**content, "label": [0, wrong if name == split else 1, 0]})
+        for name in ("train", "validation", "test")
+    }
+    monkeypatch.setattr(load_module, "load_dataset", lambda *_, **__: DatasetDict(splits))
+    source = DataSource(task_name="rte")
+    if split == "test":
+        assert load_data(source).num_labels == 2
+    else:
+        message = (
+            rf"1 of 3 examples of the {split} split have no label, the first in row 2 \({wrong};"
+        )
+        with pytest.raises(UserError, match=message):
+            load_data(source)
+        other = "validation" if split == "train" else "train"
+        assert load_data(DataSource(task_name="rte", need=(other,))).num_labels == 2

@@ -246,3 +246,32 @@ def test_moving_loses_nothing(
         assert torch.equal(one, two), name
     assert stayed.get_rank_pattern() == moved.get_rank_pattern()
     assert stayed.skipped_steps == moved.skipped_steps
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_scores_that_stand_still_are_ordered_once(
+    variant: dict[str, Any],
+    make_stack: Callable[..., Any],
+    make_allocator: Callable[..., Any],
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the final phase; the result is that of ordering them at every step."""
+    models = make_stack(), make_stack()
+    once, every = (make_allocator(m, target_rank=2, final_warmup=9, **variant) for m in models)
+    first = run(models[0], once, range(14))
+    selected = every._select
+    monkeypatch.setattr(
+        every, "_select", lambda budget: (setattr(every, "_settled", None), selected(budget))[1]
+    )
+    second = run(models[1], every, range(14))
+    scores, asked = once.importance.scores, []
+    monkeypatch.setattr(once.importance, "scores", lambda: asked.append(1) or scores())
+    first += run(models[0], once, range(14, 20))
+    second += run(models[1], every, range(14, 20))
+    assert first == second
+    assert once.mask_events == every.mask_events
+    if variant.get("allocation") not in ("grow", "exchange"):
+        assert asked == []
+    for (name, one), two in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, two), name

@@ -6,13 +6,19 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
+import transformers
 
 from adalora.errors import UserError
+from adalora.glue import load
+from adalora.pretrained.loading import load_classifier
 from adalora.runtime.failures import batch_in_memory, report_as_user_error
+from adalora.storage.files import read_bin, read_tensors
 from adalora.training.arguments.training import AdaLoraTrainingArguments
 
 
@@ -34,6 +40,58 @@ def test_only_what_speaks_of_memory_is_reported_as_such(error: Exception, is_mem
         batch_in_memory({"input_ids": torch.zeros(3, 7)}, training=True),
     ):
         raise error
+
+
+def read_tensors_without(monkeypatch: pytest.MonkeyPatch, file: Path, error: Exception) -> None:
+    monkeypatch.setattr(safetensors.torch, "load_file", Mock(side_effect=error))
+    read_tensors(file)
+
+
+def read_bin_without(monkeypatch: pytest.MonkeyPatch, file: Path, error: Exception) -> None:
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+    read_bin(file)
+
+
+def load_model_without(monkeypatch: pytest.MonkeyPatch, file: Path, error: Exception) -> None:
+    load = Mock(side_effect=error)
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", load)
+    load_classifier("nano", num_labels=2)
+
+
+def load_data_without(monkeypatch: pytest.MonkeyPatch, file: Path, error: Exception) -> None:
+    monkeypatch.setattr(load, "load_dataset", Mock(side_effect=error))
+    load.load_data(load.DataSource(task_name="rte"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 2 bytes."),
+        MemoryError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    "read", [read_tensors_without, read_bin_without, load_model_without, load_data_without]
+)
+def test_missing_memory_while_loading_is_no_damaged_file(
+    read: Callable[..., None],
+    error: Exception,
+    arguments: AdaLoraTrainingArguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"anything")
+    with pytest.raises(UserError, match="Memory ran out"), report_as_user_error(arguments):
+        read(monkeypatch, file, error)
+
+
+def test_when_no_batch_size_fits_memory_is_named(arguments: AdaLoraTrainingArguments) -> None:
+    with pytest.raises(UserError, match="Memory ran out"), report_as_user_error(arguments):
+        raise RuntimeError("No executable batch size found, reached zero.")
 
 
 @pytest.fixture

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import re
 import runpy
+from collections.abc import Callable
 from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from tests.program import unchanged_process
+
+from adalora.training.adaptation import AdaLora, AdaLoraSettings
 
 LOOPS = Path(__file__).resolve().parents[2] / "docs" / "loops.md"
 
@@ -30,6 +35,49 @@ def test_the_four_loops_are_shown() -> None:
         "A stock Hugging Face Trainer",
         "Lightning",
     ]
+
+
+def test_a_lightning_loop_that_accumulates_counts_its_steps(
+    make_model: Callable[..., Any], examples: list[Any]
+) -> None:
+    lightning = pytest.importorskip("lightning", reason="needs the extra adalora[lightning]")
+    model = make_model()
+    settings = AdaLoraSettings(target_rank=1, init_warmup=1, final_warmup=3, mask_interval=1)
+    adaptation = AdaLora(model, settings)
+
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def on_train_start(self) -> None:
+            adaptation.begin(int(self.trainer.estimated_stepping_batches))
+            self.model.train()
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.model(**batch).loss + adaptation.penalty()
+
+        def on_train_end(self) -> None:
+            adaptation.finish()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+            adaptation.attach(optimizer)
+            return optimizer
+
+    trainer = lightning.Trainer(
+        max_steps=8,
+        accumulate_grad_batches=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        barebones=True,
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader(examples, batch_size=3))
+    counts = adaptation.counts()
+    assert counts is not None
+    assert (counts.steps_seen, counts.skipped_steps) == (8, 0)
+    assert sum(adaptation.rank_pattern().values()) == counts.target_total_rank
 
 
 @pytest.mark.slow

@@ -6,13 +6,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+import loralib
+from adalora.adapters.kinds import LORA_KINDS
 from adalora.glue.load import TaskData
 from adalora.glue.tasks import TASKS
 from adalora.results.guards import Evidence, find_warnings
 from adalora.results.record import SplitScores
-from adalora.training.make_record import _scores
+from adalora.training.make_record import _scores, _update_is_zero, fingerprint
 
 LABELS = {"train": [0, 0, 1], "validation_matched": [0, 0, 1, 2], "validation_mismatched": [1, 0]}
 LOGGED = [
@@ -94,3 +99,57 @@ def test_the_guard_compares_with_the_baseline_on_the_examples_that_were_evaluate
     assert scores["validation_matched"]["majority"] == majority
     found = [one["kind"] for one in find_warnings(Evidence(scores=scores))]
     assert ("no_better_than_majority" in found) is warned
+
+
+def adapted(lora_type: str) -> tuple[nn.Module, Any]:
+    layer = LORA_KINDS[lora_type].layer.from_linear(nn.Linear(4, 4), r=2, lora_alpha=4)
+    return nn.Sequential(layer), layer
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+@pytest.mark.parametrize("lora_type", LORA_KINDS)
+def test_whether_anything_was_learnt_is_told_without_the_base(
+    lora_type: str, anchored: bool
+) -> None:
+    """As after --shard_base, where no process has a whole weight to compute with."""
+    model, layer = adapted(lora_type)
+    if anchored:
+        nn.init.normal_(layer.factors()[layer.ZERO_FACTOR])
+        layer.anchor()
+    layer.weight = nn.Parameter(torch.empty(4, 4, device="meta"), requires_grad=False)
+    assert _update_is_zero(model, moved=False)
+    assert _update_is_zero(model, moved=True) == (lora_type != "dora")
+    with torch.no_grad():
+        layer.factors()[layer.ZERO_FACTOR].add_(1.0)
+    assert not _update_is_zero(model, moved=True)
+    assert not _update_is_zero(nn.Linear(2, 2), moved=True)
+
+
+class AppleGPU(TorchFunctionMode):  # type: ignore[misc]
+    """Refuses float64 sums of what was not brought to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_host: list[Tensor] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        there = all(args[0] is not tensor for tensor in self.on_host) if args else True
+        if (kwargs or {}).get("dtype") == torch.float64 and there:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        result = function(*args, **(kwargs or {}))
+        if function is Tensor.cpu:
+            self.on_host.append(result)
+        return result
+
+
+def test_a_models_fingerprint_takes_no_float64_of_the_device() -> None:
+    model, layer = adapted("svd")
+    before = fingerprint(model)
+    with AppleGPU():
+        assert fingerprint(model) == before
+    with torch.no_grad():
+        layer.lora_A[0, 0] += 1e-6
+    assert fingerprint(model) != before
+    assert isinstance(layer, loralib.SVDLinear)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -19,10 +20,28 @@ from adalora.storage.files import is_finite, read_tensors, unshare_for_safetenso
 from adalora.storage.nested import load_state, save_state
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.arguments.parser import parse_arguments
-from adalora.training.build import count_steps
+from adalora.training.build import count_steps, seed_everything
 from adalora.training.losses import StepExamples, consistency_loss, mask_tokens
 from adalora.training.run import next_commands
 from adalora.training.trainer import AdaLoraTrainer
+
+
+@pytest.mark.parametrize("set_before", [None, ":16:8"])
+def test_deterministic_algorithms_come_with_what_cublas_needs(
+    set_before: str | None, make_arguments: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+    monkeypatch.delenv(name)
+    if set_before is not None:
+        monkeypatch.setenv(name, set_before)
+    try:
+        seed_everything(make_arguments())
+        assert os.environ.get(name) == set_before
+        seed_everything(make_arguments(use_deterministic_algorithms=True))
+        assert os.environ[name] == (set_before or ":4096:8")
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("examples_count", [1, 7, 8, 33, 48])

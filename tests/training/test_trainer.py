@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerState
 
 from adalora.errors import UserError
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
+from adalora.training.callbacks import AdaLoraCallback
 from adalora.training.trainer import AdaLoraTrainer
 
 SETTINGS = AdaLoraSettings(target_rank=1, init_warmup=2, final_warmup=4, mask_interval=2)
@@ -230,3 +233,98 @@ def test_predictions_come_in_the_order_of_the_data_though_training_groups_by_len
     grouped_labels, grouped = predictions(train_sampling_strategy="group_by_length")
     assert grouped_labels == labels == [row["labels"] for row in of_all_lengths]
     torch.testing.assert_close(grouped, usual, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flag", ["bf16_full_eval", "fp16_full_eval"])
+def test_an_evaluation_in_half_precision_leaves_the_trained_weights(
+    flag: str,
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+) -> None:
+    model = make_model()
+    model.register_buffer("some", torch.rand(3))
+    trainer = build(model, make_arguments(**{flag: True}), examples)
+    trainer.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    held = dict(model.named_parameters())
+    dtypes = set()
+    model.classifier.register_forward_hook(lambda m, args, out: dtypes.add(out.dtype))
+    for work in (trainer.evaluate, lambda: trainer.predict(examples)):
+        work()
+        for name, tensor in model.state_dict().items():
+            assert tensor.dtype == before[name].dtype, name
+            assert torch.equal(tensor, before[name]), name
+    assert all(held[name] is parameter for name, parameter in model.named_parameters())
+    assert dtypes == {torch.bfloat16 if flag == "bf16_full_eval" else torch.float16}
+
+
+def test_a_second_training_has_a_schedule_of_its_own(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any], examples: list[Any]
+) -> None:
+    settings = AdaLoraSettings(target_rank=1, mask_interval=1)
+    trainer = build(make_model(), make_arguments(), examples, settings=settings)
+    for steps in (12, 20):
+        trainer.args.max_steps = steps
+        trainer.train()
+        allocator = trainer.adaptation.allocator  # type: ignore[union-attr]
+        assert allocator.schedule.total_step == allocator.steps_seen == steps  # type: ignore[union-attr]
+        assert sum(trainer.adaptation.rank_pattern().values()) == 12  # type: ignore[union-attr]
+
+
+def test_a_batch_size_that_fits_is_found(
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, tried = make_model(), []
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def limited(**inputs: Any) -> Any:
+        tried.append(len(inputs["input_ids"]))
+        if tried[-1] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", limited)
+    arguments = make_arguments(auto_find_batch_size=True, max_steps=-1, num_train_epochs=2)
+    settings = AdaLoraSettings(target_rank=1, mask_interval=1)
+    trainer = build(model, arguments, examples, settings=settings)
+    trainer.train()
+    assert tried[0] == 8
+    assert 1 <= tried[-1] <= 5
+    assert trainer.state.max_steps == 2 * -(-len(examples) // tried[-1])
+    allocator = trainer.adaptation.allocator  # type: ignore[union-attr]
+    assert allocator.steps_seen == allocator.schedule.total_step == trainer.state.max_steps  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_several_gpus_in_one_process_are_refused(
+    stock: bool,
+    make_model: Callable[..., Any],
+    make_arguments: Callable[..., Any],
+    examples: list[Any],
+    tmp_path: Path,
+) -> None:
+    model, arguments = make_model(), make_arguments()
+    arguments._n_gpu = 2
+    if not stock:
+        with pytest.raises(UserError, match=r"2 GPUs are visible.*DataParallel"):
+            build(model, arguments, examples)
+        return
+    callback = AdaLoraCallback(AdaLora(model, SETTINGS))
+    with pytest.raises(UserError, match=r"2 GPUs are visible.*DataParallel"):
+        callback.on_train_begin(arguments, TrainerState(max_steps=12), None)
+
+
+def test_a_stock_trainer_that_goes_on_without_the_allocators_state_is_refused(
+    make_model: Callable[..., Any], make_arguments: Callable[..., Any]
+) -> None:
+    state = TrainerState(global_step=5, max_steps=12)
+    adaptation = AdaLora(make_model(), SETTINGS)
+    with pytest.raises(UserError, match="goes on from step 5"):
+        AdaLoraCallback(adaptation).on_train_begin(make_arguments(), state, None)
+    penalty_alone = AdaLora(make_model(), AdaLoraSettings(allocate=False))
+    AdaLoraCallback(penalty_alone).on_train_begin(make_arguments(), state, None)

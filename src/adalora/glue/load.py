@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, config, load_dataset
 
 from adalora.builtin.miniature import generate
@@ -16,7 +17,7 @@ from adalora.data.label_rule import LabelRule
 from adalora.data.own_files import read_files
 from adalora.data.table_reader import USUAL, Reading
 from adalora.data.understood import FileRead, Understood
-from adalora.errors import UserError
+from adalora.errors import UserError, is_out_of_memory
 from adalora.glue.metrics import compute_glue_metrics, main_metric_of
 from adalora.glue.tasks import MINI_PREFIX, NO_DATA, Task, resolve_task
 from adalora.glue.tsv import find_file, read_split
@@ -131,6 +132,7 @@ def load_data(source: DataSource) -> TaskData:
     if task is not None:
         _check_type(source.task_type, task)
     _require(source, data)
+    _check_labels(source, data)
     if task is not None and task.name == "mnli" and "test" in source.need:
         data = _with_diagnostic(data, source, is_mini)
     return data
@@ -170,6 +172,23 @@ def _require(source: DataSource, data: TaskData) -> None:
             raise UserError(
                 f"{flag} needs {kind} data, and {data.origin} has none; "
                 f"it has {', '.join(data.splits) or 'nothing'}."
+            )
+
+
+def _check_labels(source: DataSource, data: TaskData) -> None:
+    """Refuse examples without a label where one is needed: -1 would reach the loss."""
+    if data.is_regression:
+        return
+    needed = [name for name in ("train",) if "train" in source.need]
+    needed += data.validation_splits if "validation" in source.need else ()
+    for name in needed:
+        labels = data.splits[name].with_format("numpy")["label"][:]
+        wrong = np.flatnonzero(~((labels >= 0) & (labels < data.num_labels)))
+        if len(wrong):
+            raise UserError(
+                f"{data.origin}: {len(wrong)} of {len(labels)} examples of the {name} split have "
+                f"no label, the first in row {wrong[0] + 1} ({labels[wrong[0]]}; the classes are "
+                f"0 to {data.num_labels - 1}); label them, or take them out."
             )
 
 
@@ -242,6 +261,8 @@ def _from_hub(task: Task, source: DataSource) -> TaskData:
     try:
         splits = load_dataset(HUB_NAME, task.name, cache_dir=source.cache_dir)
     except Exception as error:  # network, cache and file problems each raise their own
+        if is_out_of_memory(error):
+            raise
         # The library's own variable is among those that switch it off.
         off = config.HF_HUB_OFFLINE
         reason = "switched off and the data not cached" if off else "out of reach or out of order"

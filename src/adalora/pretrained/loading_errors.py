@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub import constants as hub
 from huggingface_hub import errors as hub_errors
 
-from adalora.errors import UserError
+from adalora.errors import UserError, is_out_of_memory
 from adalora.shell import program
 from adalora.storage.hub import limit_waiting
 
@@ -21,9 +21,11 @@ def explain_loading_errors(name: str, what: str = "model") -> Iterator[None]:
     limit_waiting()
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:  # each hub, file and format problem has a class of its own
+        if is_out_of_memory(error):
+            raise
         text = " ".join(str(error).split())
         if "trust_remote_code" in text:
             raise UserError(

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.mpnet.modeling_mpnet import MPNetModel, MPNetSelfAttention
 
 from adalora.pretrained.deberta.packed_attention import PackedBatch
-from adalora.pretrained.deberta.packing import Packing
+from adalora.pretrained.deberta.packing import Packing, can_embed_packed
 from adalora.pretrained.sdpa import (
     ENCODER_ATTENTION,
     attend,
@@ -108,6 +108,7 @@ def _packing(encoder: Any, named: dict[str, Any]) -> Packing | None:
     if (
         not encoder.unpad
         or torch.compiler.is_compiling()
+        or not can_embed_packed(encoder)
         or len(inputs) != 1
         or not (mask is None or isinstance(mask, Tensor))
         or (config.output_attentions if attentions is None else attentions)
@@ -119,10 +120,13 @@ def _packing(encoder: Any, named: dict[str, Any]) -> Packing | None:
     return Packing.for_batch(mask, inputs[0], encoder.dtype)
 
 
-def _packed_inputs(encoder: Any, packing: Packing, named: dict[str, Any]) -> dict[str, Tensor]:
+def _packed_inputs(encoder: Any, packing: Packing, named: dict[str, Any]) -> dict[str, Any]:
     """What has an entry per position, as [1, rows, ...]."""
     given = {name: named[name] for name in _PER_POSITION if named.get(name) is not None}
-    packed = {name: packing.pack(value)[None] for name, value in given.items()}
+    packed: dict[str, Any] = {n: packing.pack(value)[None] for n, value in given.items()}
+    if "input_ids" in given:
+        words = packing.words(encoder.get_input_embeddings(), given["input_ids"])
+        packed |= {} if words is None else {"input_ids": None, "inputs_embeds": words[None]}
     # RoBERTa and its like count from after the padding index, and count no padding token.
     before = getattr(encoder.embeddings, "padding_idx", None)
     if named.get("position_ids") is not None:

@@ -20,17 +20,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from adalora.errors import Interrupted, UserError, is_main_process
+from adalora.errors import Interrupted, UserError, is_main_process, is_out_of_memory
 from adalora.runtime.launch import leave_job
 from adalora.storage.snapshots import snapshots
 
-#: Parts of what torch and its libraries say as RuntimeError when memory is refused.
-_NO_MEMORY = ("DefaultCPUAllocator", "out of memory", "bad_alloc", "ALLOC_FAILED", "bad allocation")
 #: Disks that are full, over quota, read-only or broken.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE}
 #: Where gloo, which raises RuntimeError, speaks of its connections.
@@ -108,13 +105,6 @@ def _reason(error: Exception) -> str | None:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 160 else text[:160].rsplit(" ", 1)[0] + " ..."
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this says that memory was refused, on whatever device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in _NO_MEMORY)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from adalora.errors import UserError
+from adalora.errors import UserError, is_out_of_memory
 from adalora.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         with path.open("rb") as file:
             start = file.read(4)
         if start == b"PK\x03\x04" or start[:1] == b"\x80":
@@ -107,6 +109,8 @@ def read_bin(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # in a damaged file the unpickler stumbles in every way there is
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} cannot be read as a state dictionary of tensors (nothing else is read, for "

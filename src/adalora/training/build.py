@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
@@ -283,6 +284,9 @@ def data_source(arguments: RunArguments) -> DataSource:
 
 def seed_everything(training: AdaLoraTrainingArguments) -> None:
     """Seed before the model is built: the head and the adapters are drawn at random."""
+    if training.use_deterministic_algorithms:
+        # cuBLAS reads it at its first product, and without it torch refuses every one.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if training.full_determinism:
         transformers.enable_full_determinism(training.seed)
     else:
@@ -299,8 +303,6 @@ def summary_writer(training: AdaLoraTrainingArguments) -> Any:
     """
     if not training.uses_tensorboard or training.process_index != 0:
         return None
-    import os
-
     from torch.utils.tensorboard import SummaryWriter
 
     os.environ["TENSORBOARD_LOGGING_DIR"] = training.log_dir

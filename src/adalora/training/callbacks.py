@@ -52,7 +52,7 @@ class AdaLoraCallback(TrainerCallback):  # type: ignore[misc]
         refuse_data_parallel(args)
         if state.global_step == 0:
             self.adaptation.begin(state.max_steps)
-        elif not self.adaptation.begun:
+        elif self.adaptation.settings.allocate and not self.adaptation.begun:
             raise UserError(
                 f"This run goes on from step {state.global_step}, and the allocator's state is not "
                 "in a checkpoint of a stock Trainer: use AdaLoraTrainer, or AdaLora.begin and "

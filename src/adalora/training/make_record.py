@@ -13,6 +13,7 @@ from torch import nn
 
 from adalora.adapters.freeze import ParameterCounts
 from adalora.adapters.head import is_head
+from adalora.adapters.kinds import lora_layers
 from adalora.glue.metrics import main_metric_of
 from adalora.glue.predictions import result_name, write_eval_predictions
 from adalora.results.guards import Evidence, find_warnings
@@ -22,7 +23,6 @@ from adalora.storage.files import plain, write_json
 from adalora.training.arguments.parser import RunArguments, build_parser
 from adalora.training.callbacks import TrainingTime
 from adalora.training.run_parts import Evaluated, RunParts, Trained
-from loralib.base import LoRALayer
 
 HISTORY_FILE = "history.json"
 #: What the Trainer reports in addition to the metrics of a task.
@@ -121,7 +121,8 @@ def given_flags(arguments: RunArguments) -> dict[str, Any]:
 def fingerprint(model: nn.Module) -> list[float]:
     """A number for each trained parameter outside the head, by which a change of it is seen."""
     return [
-        float(parameter.detach().sum(dtype=torch.float64))
+        # On the host: an Apple GPU has no float64.
+        float(parameter.detach().cpu().sum(dtype=torch.float64))
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and not is_head(model, name)
     ]
@@ -190,7 +191,7 @@ def _evidence(
         triplets_held=0 if adaptation is None else adaptation.count_triplets(),
         triplets_wanted=0 if allocated is None else allocated.target_total_rank,
         moved=trained.moved,
-        update_is_zero=_update_is_zero(parts.model),
+        update_is_zero=_update_is_zero(parts.model, moved=trained.moved),
         steps_left_out=parts.trainer.bad_steps.total,
         skipped_steps=0 if allocated is None else allocated.skipped_steps,
         steps=0 if allocated is None else allocated.updates_due,
@@ -205,10 +206,14 @@ def _losses(parts: RunParts, trained: Trained) -> Iterator[tuple[str, float]]:
     yield "mean training loss", float(trained.metrics.get("train_loss", 0.0))
 
 
-@torch.no_grad()
-def _update_is_zero(model: nn.Module) -> bool:
-    layers = [m for m in model.modules() if isinstance(m, LoRALayer) and m.has_adapter]
-    return bool(layers) and not any(bool(layer.delta_weight().any()) for layer in layers)
+def _update_is_zero(model: nn.Module, *, moved: bool) -> bool:
+    """Whether no adapted matrix is changed, asked of the factors: the base may be sharded."""
+    layers = lora_layers(model).values()
+    # What a kind trains beside its product (DoRA's magnitudes) starts where it changes nothing.
+    beside = any(None in layer.FACTORS.values() for layer in layers)
+    return (
+        bool(layers) and not (beside and moved) and all(layer.product_is_zero() for layer in layers)
+    )
 
 
 def _tokens_per_second(parts: RunParts) -> float | None:

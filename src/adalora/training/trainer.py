@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -240,7 +241,9 @@ class AdaLoraTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """One forward and backward pass; what is returned and logged is the task loss alone."""
-        with batch_in_memory(inputs, training=True):
+        # --auto_find_batch_size looks for the error as it is.
+        searches = self.args.auto_find_batch_size
+        with nullcontext() if searches else batch_in_memory(inputs, training=True):
             total = super().training_step(model, inputs, num_items_in_batch)
         if self.penalty.count == 0 or self._task_loss is None:
             return total

@@ -17,7 +17,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Model
 
 from adalora.pretrained.deberta.attention import DisentangledBatch
 from adalora.pretrained.deberta.packed_attention import Positions
-from adalora.pretrained.deberta.packing import Packing
+from adalora.pretrained.deberta.packing import Packing, can_embed_packed
 from adalora.pretrained.deberta.reference import distance_buckets
 from adalora.pretrained.deberta.whole_batch_attention import Sequences
 
@@ -84,7 +84,7 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
                 stacklevel=3,
             )
             return None
-        if self.z_steps > 1 or torch.compiler.is_compiling():
+        if self.z_steps > 1 or torch.compiler.is_compiling() or not can_embed_packed(self):
             return None
         return Packing.for_batch(attention_mask, inputs, self.dtype)
 
@@ -105,6 +105,9 @@ class UnpaddedDebertaV2Model(DebertaV2Model):  # type: ignore[misc]
             None if part is None else packing.pack(part)[None]
             for part in (input_ids, token_type_ids, inputs_embeds)
         ]
+        if input_ids is not None:
+            words = packing.words(self.get_input_embeddings(), input_ids)
+            parts = parts if words is None else [None, parts[1], words[None]]
         embedded: Tensor = self.embeddings(
             input_ids=parts[0],
             token_type_ids=parts[1],

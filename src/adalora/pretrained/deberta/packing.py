@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: Sequences share a group while at least this share of its positions is real.
@@ -22,6 +22,20 @@ FULLNESS = 0.8
 GROUP_SCORES = 2**17
 #: Lengths of recurring groups are multiples of it.
 SPAN_STEP = 8
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something watches or changes what goes into or comes out of ``module``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def can_embed_packed(encoder: Any) -> bool:
+    """Whether only the table of words of ``encoder`` is hooked, if anything of its embeddings is.
+
+    A hook expects [batch, length, hidden]; ``Packing.words`` sees to it for the table.
+    """
+    table = encoder.get_input_embeddings()
+    return not any(is_hooked(part) for part in encoder.embeddings.modules() if part is not table)
 
 
 @dataclass(frozen=True)
@@ -187,6 +201,14 @@ class Packing:
     def tokens(self) -> Tensor:
         """int64 [tokens], the flat positions of the real tokens."""
         return self.rows[: len(self.rows) - self.filling]
+
+    def words(self, table: nn.Module, ids: Tensor) -> Tensor | None:
+        """Word vectors [rows, hidden] of padded ``ids`` [batch, length], if the table is hooked.
+
+        Whatever hooks it sees whole sequences, as NEFTune's noise must, which it scales by their
+        length. None if nothing does: the packed ids serve as well.
+        """
+        return self.pack(table(ids)) if is_hooked(table) else None
 
     def pack(self, padded: Tensor) -> Tensor:
         """[batch, length, ...] -> [rows, ...]."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +46,12 @@ from adalora.training.checkpointing.settings import (
     differences,
     trainer_settings,
 )
-from adalora.training.checkpointing.state import Continuation, RunningMean, random_state_kept
+from adalora.training.checkpointing.state import (
+    Continuation,
+    RunningMean,
+    random_state_kept,
+    weights_kept,
+)
 from adalora.training.nonfinite import BadSteps
 from adalora.training.optimizer import advance_scheduler, load_optimizer, optimizer_state
 from adalora.training.protocol import Adaptation
@@ -86,8 +92,11 @@ class ResumableTrainer(transformers.Trainer):  # type: ignore[misc]
         self.add_callback(self.continuation)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate or predict; training continues as if it had not been."""
-        with random_state_kept(), self.training_time.evaluation():
+        """Evaluate or predict; training continues, and is saved, as if it had not been."""
+        # In place, after training: --bf16_full_eval and --fp16_full_eval.
+        casts = self.args.bf16_full_eval or self.args.fp16_full_eval
+        weights = weights_kept(self._unwrapped) if casts else nullcontext()
+        with random_state_kept(), self.training_time.evaluation(), weights:
             return super().evaluation_loop(*args, **kwargs)
 
     # ---- writing checkpoints ----

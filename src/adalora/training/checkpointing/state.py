@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerState
 
 from adalora.training.nonfinite import BadSteps
@@ -46,6 +46,23 @@ class RunningMean:
         mean = None if self.total is None else self.total.item() / self.count
         self.total, self.count = None, 0
         return mean
+
+
+@contextmanager
+def weights_kept(model: nn.Module) -> Iterator[None]:
+    """Have parameters and buffers of ``model`` afterwards as they were, whatever casts them inside.
+
+    Those of before stay in memory meanwhile.
+    """
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for held, before in buffers:
+            held.update(before)
 
 
 def best_checkpoint(state: TrainerState, folder: Path) -> str | None:
