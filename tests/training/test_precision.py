@@ -198,7 +198,8 @@ def test_a_step_in_half_precision_is_the_float32_step_to_rounding(
             name = "bf16" if precision == torch.bfloat16 else "no"
             AcceleratorState._shared_state["_mixed_precision"] = name
         trainer.add_callback(StopAfterOneStep())
-        trainer.train()
+        with pytest.raises(UserError, match="stopped after 1 of 12 steps"):
+            trainer.train()
         return torch.cat([p.detach().cpu().flatten() for p in trained]) - start
 
     exact = update(torch.float32)
