@@ -85,6 +85,7 @@ def test_decimal_numbers_are_numbers_and_that_is_said(values: list[Any]) -> None
         (["1.0", "2.0"], "the labels 1.0, 2.0 are whole and few"),
         (["-1", "0", "1"], "-1 is a class like the others"),
         (["007", "7"], "'007' would lose something as a number"),
+        (["no", "-", "yes"], "'-' is a class like the others; leave its rows out"),
         (["Pos", "pos"], "'Pos' and 'pos' differ in case alone"),
     ],
 )
@@ -136,6 +137,7 @@ def test_the_task_type_decides(values: list[str], asked: str, expected: list[flo
         ([f"text {n}" for n in range(30)], None, "30 different labels in 30 rows"),
         ([str(n) for n in range(30)], None, "30 different labels in 30 rows"),
         (["x" * 300, "y"], None, "has 300 characters"),
+        (["a", "\ud800"], None, "line 3: the label '\\ud800' is half of a surrogate pair"),
         (["0.5", "high"], "regression", "line 3: the label 'high' is no number"),
         (["1", "1_1"], "regression", "the label '1_1' is no number"),
         (["1", "inf"], "regression", "the label 'inf' is no number"),

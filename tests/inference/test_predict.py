@@ -17,10 +17,16 @@ import time
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import adalora
 from adalora.builtin.miniature import generate
 from adalora.cli import main
+from adalora.data.table_reader import Texts, open_table
+from adalora.inference.classifier import Prediction
+from adalora.inference.output import writer
+from adalora.storage.atomic import atomic_write
 
 ROWS = [(row["premise"], row["hypothesis"]) for row in generate("mnli", "test_matched")[:23]]
 
@@ -125,6 +131,43 @@ def test_labels_of_odd_characters_survive(make, predict, tmp_path, form):
         assert tuple(records[0]) == ("index", "label", *(f"p_{name}" for name in ODD))
     assert len(records) == 2
     assert {record["label"] for record in records} <= set(ODD)
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
+@given(
+    texts=st.lists(
+        st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=9)
+        | st.sampled_from(["a\rb", "\r", "a\n\rb", '"', '"\t,', "", "\r\n"]),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_what_is_written_is_read_back_whatever_is_in_a_text(form, texts):
+    out = io.StringIO(newline="")
+    write_rows = writer(out, form, ("no", "yes"), ("text",))
+    answers = [Prediction("yes", {"no": 0.25, "yes": 0.75})] * len(texts)
+    write_rows([Texts(n, (text,)) for n, text in enumerate(texts, start=1)], answers)
+    table = open_table(io.BytesIO(out.getvalue().encode()), "out", form)
+    assert [row.texts for row in table.texts(("text", "label"))] == [(t, "yes") for t in texts]
+
+
+def test_a_device_or_a_pipe_is_written_to_and_never_replaced(make, predict, tmp_path):
+    run, pipe = make(), tmp_path / "pipe"
+    expected = predict(run, stdin=b"a bird sang\n")
+    os.mkfifo(pipe)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    predict(run, "-o", pipe, stdin=b"a bird sang\n")
+    reader.join(timeout=60)
+    assert found == [expected]
+    assert pipe.is_fifo()
+    with pytest.raises(OSError, match="a device or a pipe"), atomic_write(pipe) as new:
+        new.write_text("x")
+    before = os.lstat("/dev/null")
+    predict(run, "-o", "/dev/null", "--overwrite", stdin=b"a bird sang\n")
+    assert os.lstat("/dev/null") == before
 
 
 def test_numbers_are_written_for_regression(make, predict):

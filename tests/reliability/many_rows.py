@@ -67,8 +67,8 @@ def measure(command: list[str]) -> tuple[float, float, str]:
     return time.monotonic() - start, usage.ru_maxrss / 1024, text
 
 
-def try_rows(folder: Path, form: str, rows: int) -> list[tuple[str, float, float]]:
-    """Name, seconds and MiB of training one step on ``rows`` rows, and of predicting them."""
+def try_rows(folder: Path, form: str, rows: int, later: int) -> list[tuple[str, ...]]:
+    """Train one step on ``rows`` rows, and predict ``later`` many: lines of the table."""
     pipe, table, run = folder / f"pipe.{form}", folder / f"rows.{form}", folder / f"run-{rows}"
     os.mkfifo(pipe)
     writer = threading.Thread(target=fill, args=(pipe, form, rows), daemon=True)
@@ -82,29 +82,36 @@ def try_rows(folder: Path, form: str, rows: int) -> list[tuple[str, float, float
         raise SystemExit(f"not every row was read:\n{trained[2][-3000:]}")
     writer.join()
     pipe.unlink()
-    fill(table, form, rows)
+    fill(table, form, later)
     output = folder / f"answers-{rows}.tsv"
     predict = [*adalora, "predict", str(run), str(table), "--output", str(output)]
     predicted = measure([*predict, "--batch_size", "128"])
     with output.open(encoding="utf-8") as stream:
-        if (found := sum(1 for _ in stream) - 1) != rows:
-            raise SystemExit(f"{found:,} answers for {rows:,} rows")
+        if (found := sum(1 for _ in stream) - 1) != later:
+            raise SystemExit(f"{found:,} answers for {later:,} rows")
     table.unlink()
-    return [("train one step", *trained[:2]), ("predict", *predicted[:2])]
+    return [
+        (name, f"{count:,}", f"{seconds:.0f}", f"{peak:.0f}")
+        for name, count, (seconds, peak, _) in (
+            ("train one step", rows, trained),
+            ("predict", later, predicted),
+        )
+    ]
 
 
 def main() -> int:
     """Print time and memory of both commands."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--predict_rows", type=int, help="default: as many")
     parser.add_argument("--form", choices=FORMS, default="csv")
     flags = parser.parse_args()
     table = Table("command", "rows", "seconds", "peak MiB")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
-        for rows in (1000, flags.rows):
-            for name, seconds, peak in try_rows(Path(folder), flags.form, rows):
-                table.add_row(name, f"{rows:,}", f"{seconds:.0f}", f"{peak:.0f}")
+        for rows, later in ((1000, 1000), (flags.rows, flags.predict_rows or flags.rows)):
+            for found in try_rows(Path(folder), flags.form, rows, later):
+                table.add_row(*found)
     Console().print(table)
     return 0
 

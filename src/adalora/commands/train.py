@@ -19,6 +19,7 @@ data
   --data_dir FOLDER          the official GLUE files, instead of the hub
   --train_file FILE          your own CSV, TSV, JSON, JSON lines or Parquet
   --validation_file FILE     likewise; there is --test_file too
+  --text_column NAME         of your files; also --pair_column, --label_column
   --max_seq_length N         tokens in a text (default: 128)
 method (without one: full fine-tuning)
   --apply_adalora            AdaLoRA; what follows then has other defaults

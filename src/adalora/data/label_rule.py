@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adalora.adapters.head import class_order
+from adalora.data.separated import is_unicode
 from adalora.errors import UserError
 
 TASK_TYPES = ("classification", "regression", "multilabel")
@@ -97,6 +98,10 @@ def label_of(value: Any, where: str) -> Label:
     if isinstance(value, str):
         if not value.strip():
             raise UserError(f"{where}: the label is missing ({value!r:.60}).")
+        if not is_unicode(value):
+            raise UserError(
+                f"{where}: the label {value!r:.60} is half of a surrogate pair, no text."
+            )
         if len(value) > _LONGEST_NAME:
             raise UserError(
                 f"{where}: the label {value[:40]!r}... has {len(value):,} characters, which is no "
@@ -228,6 +233,11 @@ def rule_of(
             )
         elif folded := _twins(written, str.casefold):
             notes.append(f"the classes {' and '.join(map(repr, folded))} differ in case alone")
+    notes += [
+        f"{name!r} is a class like the others; leave its rows out if it says that there is no label"
+        for name in written
+        if name.strip().casefold() in _MISSING_WORDS
+    ]
     return _classes(place, sorted(written), why, notes)
 
 

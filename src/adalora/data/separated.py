@@ -122,6 +122,15 @@ class TextSource:
             ) from error
 
 
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` can be written: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Cells:
     """The rows of a separated file: its header, and then cells by line.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from adalora.data.separated import Cells, TextSource
+from adalora.data.separated import Cells, TextSource, is_unicode
 from adalora.errors import UserError
 
 #: Form -> endings of its files.
@@ -139,7 +139,7 @@ class Table:
             raise UserError(
                 f"{self.where(row)}: {column!r} is {value!r:.60}, where a text is expected."
             )
-        if not value.isascii() and not _is_unicode(value):
+        if not value.isascii() and not is_unicode(value):
             raise UserError(
                 f"{self.where(row)}: {column!r} holds half of a surrogate pair, which is no text."
             )
@@ -221,18 +221,10 @@ def _check_names(table: Table) -> None:
             raise UserError(
                 f"{table.place} has two columns {name!r:.60}; give each a name of its own."
             )
-        if "\0" in name or not _is_unicode(name):
+        if "\0" in name or not is_unicode(name):
             raise UserError(
                 f"{table.place} has a column {name!r:.60}, which is no name; give it another."
             )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # ---- objects -------------------------------------------------------------------------------------

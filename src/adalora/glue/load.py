@@ -157,6 +157,10 @@ def _with_diagnostic(data: TaskData, source: DataSource, is_mini: bool) -> TaskD
         data,
         splits=DatasetDict({**data.splits, "ax": diagnostic.splits["test"]}),
         test_splits=(*data.test_splits, "ax"),
+        understood=replace(
+            data.understood,
+            files=(*data.understood.files, replace(diagnostic.understood.files[0], role="ax")),
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from adalora.storage.files import plain, write_json
 from adalora.training.arguments.parser import RunArguments, build_parser
 from adalora.training.callbacks import TrainingTime
 from adalora.training.run_parts import Evaluated, RunParts, Trained
+from adalora.training.tokenise import real_tokens
 
 HISTORY_FILE = "history.json"
 #: What the Trainer reports in addition to the metrics of a task.
@@ -221,7 +222,7 @@ def _tokens_per_second(parts: RunParts) -> float | None:
     time = TrainingTime.of(parts.trainer)
     epochs = float(parts.trainer.state.epoch or 0.0) - time.since_epoch
     seconds = time.seconds - time.evaluating
-    tokens = sum(sum(mask) for mask in parts.splits["train"]["attention_mask"])
+    tokens = sum(int(counts.sum()) for counts in real_tokens(parts.splits["train"]))
     return tokens * epochs / seconds if seconds > 0 else None
 
 

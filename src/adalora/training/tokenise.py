@@ -98,17 +98,19 @@ def longest(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase) -> int
 
 def shares_cut(splits: Mapping[str, Dataset], length: int) -> dict[str, float]:
     """Set of examples -> share of its texts that fill ``length`` tokens, and are cut there."""
-    shares = {}
-    for name, split in splits.items():
-        full = 0
-        for rows in split.with_format("arrow").iter(batch_size=10_000):
-            # All sums are of one array: the sum up to a row's end less that up to its start.
-            masks = rows["attention_mask"].combine_chunks()
-            sums = np.concatenate([[0], masks.flatten().to_numpy().cumsum(dtype=np.int64)])
-            offsets = masks.offsets.to_numpy() - masks.offsets[0].as_py()
-            full += int((np.diff(sums[offsets]) >= length).sum())
-        shares[name] = full / max(len(split), 1)
-    return shares
+    return {
+        name: sum(int((counts >= length).sum()) for counts in real_tokens(split)) / len(split)
+        for name, split in splits.items()
+    }
+
+
+def real_tokens(split: Dataset) -> Iterator[np.ndarray[Any, Any]]:
+    """The tokens of each text that are no padding, some thousands of texts [n] at a time."""
+    for rows in split.with_format("arrow").iter(batch_size=10_000):
+        # All sums are of one array: the sum up to a row's end less that up to its start.
+        masks = rows["attention_mask"].combine_chunks()
+        sums = np.concatenate([[0], masks.flatten().to_numpy().cumsum(dtype=np.int64)])
+        yield np.diff(sums[masks.offsets.to_numpy() - masks.offsets[0].as_py()])
 
 
 @contextmanager
