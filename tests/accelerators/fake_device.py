@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import collections
 import json
+import math
+import re
 import sys
 import traceback
 import warnings
@@ -22,9 +24,18 @@ from typing import Any
 
 import torch
 from tests.accelerators.cuda_autocast import register_policy
-from tests.accelerators.steps import METHODS, Case, batch, build, training_step
+from tests.accelerators.steps import (
+    METHODS,
+    MNLI,
+    Case,
+    batch,
+    build,
+    new_optimizer,
+    training_step,
+)
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import (
     _DummyBackendModule,
@@ -35,7 +46,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 from adalora.pretrained.deberta.packing import Packing
 
-__all__ = ["CASES", "DEVICE"]
+__all__ = ["CASES", "COUNTED", "DEVICE"]
 
 DEVICE = "accel"
 _WAYS = [("deberta", True), ("deberta", False), ("bert", True), ("bert", False)]
@@ -80,6 +91,15 @@ CASES = {
 }
 
 
+_DEEP = Case("svd", base_dtype=torch.bfloat16, layers=12, lengths=MNLI, dropout=0.1)
+#: Of the base model's depth, to count launches; these do not depend on its width.
+COUNTED = {
+    "32 texts like MNLI's": _DEEP,
+    "32 texts of 320 tokens": replace(_DEEP, lengths=(320,) * 32),
+    "BERT, 32 texts like MNLI's": replace(_DEEP, encoder="bert"),
+}
+
+
 class _Backend(_DummyBackendModule):  # type: ignore[misc]
     """What autocast and checkpointing ask a backend for."""
 
@@ -96,18 +116,46 @@ class _Backend(_DummyBackendModule):  # type: ignore[misc]
         pass
 
 
+#: Operators that start no kernel, beside views.
+_NO_KERNEL = re.compile(
+    r"prim\.|aten\.(promote_types|empty|new_empty|detach|_unsafe_view|lift_fresh|_reshape_alias"
+    r"|alias|is_same_size|set_|resize_|_local_scalar_dense)"
+)
+#: Tensors that one kernel of ``torch._foreach_*`` takes, by the lists it works on.
+_TENSORS_A_KERNEL = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
+
+
+def _launches(function: Any, args: Any) -> int:
+    """Kernels that CUDA would start, by a model: one for an operator, none for a view."""
+    name, returns = str(function), function._schema.returns
+    view = returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    if view or _NO_KERNEL.match(name):
+        return 0
+    lists = [value for value in args if isinstance(value, list | tuple) and value]
+    lists = [value for value in lists if isinstance(value[0], Tensor)]
+    if name.startswith(("aten._foreach", "aten._fused")):
+        depth = 4 if "_fused" in name else min(len(lists), 5)
+        elements = sum(math.ceil(tensor.numel() / 2**16) for tensor in lists[0])
+        return max(math.ceil(len(lists[0]) / _TENSORS_A_KERNEL[depth]), math.ceil(elements / 320))
+    if name.startswith(("aten.sort", "aten.topk", "aten.kthvalue")):
+        return 3
+    return 1
+
+
 class _Watch(TorchDispatchMode):
-    """Counts what is dispatched, and names the places where data of the host enters the device."""
+    """Counts what is dispatched and the kernels that it starts, and names the places where data of
+    the host enters the device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.dispatched = 0
+        self.dispatched = self.launches = 0
         self.copies: collections.Counter[str] = collections.Counter()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         self.dispatched += 1
+        self.launches += _launches(function, args)
         result = function(*args, **(kwargs or {}))
         source = next((value for value in args if isinstance(value, Tensor)), None)
         if (
@@ -170,7 +218,7 @@ def _relative_positions(query: Tensor, key: Tensor, *_: Any, **__: Any) -> Tenso
 
 def _step(case: Case) -> dict[str, Any]:
     with unset_fake_temporarily():
-        inputs = batch()
+        inputs = batch(case.lengths)
         packing = Packing.of(inputs["attention_mask"])
     assert packing is not None
     model, adaptation = build(case, prepare=_move)
@@ -179,14 +227,21 @@ def _step(case: Case) -> dict[str, Any]:
         _hand_over_the_packing(packing)
     watch = _Watch()
     try:
+        optimizer = new_optimizer(model)
+        here = {name: _there(value) for name, value in inputs.items()}
+        if case in COUNTED.values():
+            # A step that is not the first, which makes the optimizer's state.
+            training_step(model, adaptation, here, case, number=4, optimizer=optimizer)
+            optimizer.zero_grad()
         with watch:
-            here = {name: _there(value) for name, value in inputs.items()}
-            loss, gradients = training_step(model, adaptation, here, case)
+            step = training_step(model, adaptation, here, case, optimizer=optimizer)
+        loss, gradients = step
         where = {loss.device.type, *(gradient.device.type for gradient in gradients.values())}
         return {
             "passed": where == {DEVICE},
             "why": "" if where == {DEVICE} else f"results on {sorted(where)}",
             "dispatched": watch.dispatched,
+            "launches": watch.launches,
             "copies": dict(watch.copies),
         }
     except Exception as error:  # the point of the program is to say which
@@ -206,13 +261,16 @@ def main(names: list[str]) -> None:
     warnings.filterwarnings("ignore")
     _setup_privateuseone_for_python_backend(DEVICE, backend_module=_Backend())
     modeling_deberta_v2.build_relative_position = _relative_positions
+    # As CUDA's tensors, these go through ``torch._foreach_*`` where a caller leaves it to torch.
+    _foreach_utils._foreach_supported_types.append(FakeTensor)
     library = torch.library.Library("aten", "IMPL")
     fallback = torch.library.Library("_", "IMPL")
     fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     register_policy(library, "AutocastPrivateUse1", DEVICE, low=True)
-    for name in names or CASES:
+    known = CASES | COUNTED
+    for name in names or known:
         with FakeTensorMode(allow_non_fake_inputs=False):
-            print(json.dumps({"case": name, **_step(CASES[name])}), flush=True)
+            print(json.dumps({"case": name, **_step(known[name])}), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from tests.models import NO_DROPOUT, deberta_v3_config, tiny_config
+from tests.models import deberta_v3_config, tiny_config
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -27,12 +27,17 @@ from adalora.pretrained.unpadded import unpad_encoder
 from adalora.training.adaptation import AdaLora, AdaLoraSettings
 from adalora.training.losses import consistency_loss
 
-__all__ = ["METHODS", "Case", "batch", "build", "loss_of", "training_step"]
+__all__ = ["METHODS", "MNLI", "Case", "batch", "build", "loss_of", "new_optimizer", "training_step"]
 
 METHODS = ("frd", "svd", "dora", "bottleneck", "bitfit", "full")
 TARGETS = ("query", "key", "value", "intermediate", "layer.output", "attention.output")
 #: Real lengths of the texts of a batch.
 LENGTHS = (9, 5, 12, 3)
+#: Those of 32 pairs like MNLI's.
+MNLI = (
+    *(77, 41, 49, 57, 23, 31, 29, 34, 17, 25, 49, 22, 51, 24, 27, 73),
+    *(42, 72, 29, 64, 47, 51, 25, 42, 22, 72, 86, 29, 30, 30, 26, 23),
+)
 TOTAL_STEPS = 10
 
 
@@ -52,6 +57,8 @@ class Case:
         consistency: weight of the consistency loss.
         late: move the model to its device after the method was begun.
         layers: of the encoder.
+        lengths: real tokens of each text of the batch.
+        dropout: of hidden states and attention probabilities.
     """
 
     method: str
@@ -65,6 +72,8 @@ class Case:
     consistency: float = 0.0
     late: bool = False
     layers: int = 2
+    lengths: tuple[int, ...] = LENGTHS
+    dropout: float = 0.0
 
     def __str__(self) -> str:
         dtype = str(self.low).removeprefix("torch.")
@@ -84,7 +93,8 @@ class Case:
 def build(
     case: Case, *, prepare: Callable[[nn.Module], None] | None = None
 ) -> tuple[PreTrainedModel, AdaLora | None]:
-    """The adapted model, without dropout so that two precisions can be compared, and its method.
+    """The adapted model, as a rule without dropout so that two precisions can be compared, and its
+    method.
 
     ``prepare`` moves the model to a device before the method is put over it.
     """
@@ -97,7 +107,8 @@ def build(
         "num_hidden_layers": case.layers,
         "num_labels": 3,
         "problem_type": "single_label_classification",
-        **NO_DROPOUT,
+        "hidden_dropout_prob": case.dropout,
+        "attention_probs_dropout_prob": case.dropout,
     }
     model: PreTrainedModel
     if case.encoder == "deberta":
@@ -150,13 +161,14 @@ def build(
     return model.train(), adaptation
 
 
-def batch() -> dict[str, Tensor]:
-    """Token ids, mask and labels of four short texts, on the CPU."""
+def batch(lengths: tuple[int, ...] = LENGTHS) -> dict[str, Tensor]:
+    """Token ids, mask and labels of texts of these lengths, on the CPU."""
     torch.manual_seed(1)
-    longest = max(LENGTHS)
-    mask = (torch.arange(longest) < torch.tensor(LENGTHS)[:, None]).long()
-    ids = torch.randint(5, 50, (len(LENGTHS), longest)) * mask
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 2, 1])}
+    longest = max(lengths)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.randint(5, 50, (len(lengths), longest)) * mask
+    labels = torch.tensor([0, 1, 2, 1]).repeat(len(lengths) // 4)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def loss_of(model: nn.Module, inputs: dict[str, Any], case: Case) -> Tensor:
@@ -171,6 +183,12 @@ def loss_of(model: nn.Module, inputs: dict[str, Any], case: Case) -> Tensor:
     return loss
 
 
+def new_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Over what is trained; it has no state before its first step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=1e-3, fused=True)
+
+
 def training_step(
     model: nn.Module,
     adaptation: AdaLora | None,
@@ -178,11 +196,12 @@ def training_step(
     case: Case,
     *,
     number: int = 5,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Take step ``number``; the loss, and the gradients that the optimizer saw."""
     device = next(model.parameters()).device.type
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(list(trained.values()), lr=1e-3, fused=True)
+    optimizer = optimizer or new_optimizer(model)
     total = None
     for _ in range(case.accumulation):
         with torch.autocast(device, dtype=case.low or torch.bfloat16, enabled=bool(case.low)):
