@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -43,7 +44,7 @@ def ranks(values: list[float]) -> list[float]:
         ("rte", {"accuracy": 5 / 7}),
         ("mrpc", {"accuracy": 5 / 7, "f1": 0.75, "combined_score": (5 / 7 + 0.75) / 2}),
         ("qqp", {"accuracy": 5 / 7, "f1": 0.75, "combined_score": (5 / 7 + 0.75) / 2}),
-        (None, {"accuracy": 5 / 7}),
+        (None, {"accuracy": 5 / 7, "f1": 0.75}),
     ],
 )
 def test_classes_against_counts(task: str | None, expected: dict[str, float]) -> None:
@@ -89,6 +90,33 @@ def test_one_answer_for_all_gives_a_number_and_a_warning(
     caplog.clear()
     compute_glue_metrics(task, [0, 1, 1, 0], [0, 1, 1, 0])
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "guess", "said"),
+    [
+        (None, ("no", "yes"), [1, 1], "'yes'"),
+        (None, None, [1, 1], "1:"),
+        ("rte", None, [0, 0], "'entailment'"),
+        ("stsb", None, [2.5, 2.5], "2.5:"),
+    ],
+)
+def test_the_one_answer_is_named_as_the_class_is(
+    task: str | None, labels: Any, guess: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    compute_glue_metrics(task, guess, [0, 1], labels=labels)
+    assert f"Every prediction is {said}" in caplog.text
+
+
+def test_f1_of_own_classes_is_of_the_second_of_two_and_the_mean_of_more() -> None:
+    guess, truth = [0, 1, 1, 0], [0, 1, 0, 0]
+    second, first = 2 / 3, 4 / 5
+    assert compute_glue_metrics(None, guess, truth)["f1"] == pytest.approx(second)
+    # A class that nothing is of, here or in the answers, is not counted.
+    three = compute_glue_metrics(None, guess, truth, labels=("a", "b", "c"))
+    assert three["f1"] == pytest.approx((first + second) / 2)
+    seen = compute_glue_metrics(None, [0, 1, 2], [0, 1, 1])
+    assert seen["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

@@ -107,7 +107,9 @@ class TaskData:
             return 0.0
         most = Counter(source).most_common(1)[0][0]
         task = None if self.task is None else self.task.name
-        scores = compute_glue_metrics(task, [most] * len(references), list(references), warn=False)
+        scores = compute_glue_metrics(
+            task, [most] * len(references), list(references), labels=self.labels, warn=False
+        )
         return scores[main_metric_of(self.task, self.is_regression)]
 
 

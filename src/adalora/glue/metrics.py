@@ -21,8 +21,10 @@ from adalora.errors import UserError
 from adalora.glue.tasks import Task, resolve_task
 
 logger = logging.getLogger(__name__)
-_CLASSES = ("accuracy",)
+_CLASSES = ("accuracy", "f1")
 _NUMBERS = ("mse", "pearson")
+#: Metrics, and the loss, of which less is better.
+LOWER_IS_BETTER = frozenset({"mse", "loss"})
 
 
 def main_metric_of(task: Task | None, is_regression: bool) -> str:
@@ -32,21 +34,32 @@ def main_metric_of(task: Task | None, is_regression: bool) -> str:
     return "pearson" if is_regression else "accuracy"
 
 
+def metric_names(task: Task | None, is_regression: bool) -> tuple[str, ...]:
+    """What ``compute_glue_metrics`` gives, in its order."""
+    if task is None:
+        return _NUMBERS if is_regression else _CLASSES
+    return (*task.metrics, "combined_score") if len(task.metrics) > 1 else task.metrics
+
+
 def compute_glue_metrics(
     task_name: str | None,
     predictions: Sequence[Any] | np.ndarray[Any, Any],
     references: Sequence[Any] | np.ndarray[Any, Any],
     *,
     is_regression: bool = False,
+    labels: Sequence[str] | None = None,
     warn: bool = True,
 ) -> dict[str, float]:
     """Score predictions.
 
     Args:
-        task_name: a GLUE task; None for the user's own data (accuracy; mse and Pearson).
+        task_name: a GLUE task; None for the user's own data (accuracy and F1; mse and Pearson).
+            That F1 is of the second class where there are two, and the mean over the classes
+            (macro) where there are more.
         predictions: class indices [n], or numbers [n] for regression.
         references: likewise.
         is_regression: what the user's own data is; a task knows it by itself.
+        labels: names of the classes; None where they have none, or the task knows them.
         warn: say when the predictions are all the same, so that a correlation is not defined.
 
     Returns:
@@ -68,9 +81,19 @@ def compute_glue_metrics(
             f"{bad} of {guess.size} predictions are not finite: training has diverged; lower the "
             "learning rate."
         )
+    task = None if task_name is None else resolve_task(task_name)[0]
+    names = labels if task is None else task.labels
     if warn and guess.size > 1 and (guess == guess[0]).all():
-        logger.warning("Every prediction is %s: the model has collapsed to one answer.", guess[0])
-    metric = GlueMetric(task_name, is_regression=is_regression, keep_in_memory=True)
+        logger.warning(
+            "Every prediction is %s: the model has collapsed to one answer.",
+            f"{guess[0]:g}" if names is None else f"{names[int(guess[0])]!r}",
+        )
+    metric = GlueMetric(
+        task_name,
+        is_regression=is_regression,
+        classes=0 if names is None else len(names),
+        keep_in_memory=True,
+    )
     result: dict[str, float] = metric.compute(predictions=guess, references=truth)
     if task_name is not None and len(result) > 1:
         result["combined_score"] = float(np.mean(list(result.values())))
@@ -87,9 +110,14 @@ def _correlation(function: Any) -> Any:
     return compute
 
 
+def _f1(truth: np.ndarray[Any, Any], guess: np.ndarray[Any, Any], classes: int) -> float:
+    several = max(classes, int(truth.max()) + 1, int(guess.max()) + 1) > 2
+    average = "macro" if several else "binary"
+    return float(f1_score(truth, guess, average=average, zero_division=0))
+
+
 _METRICS: dict[str, Any] = {
     "accuracy": lambda truth, guess: float(accuracy_score(truth, guess)),
-    "f1": lambda truth, guess: float(f1_score(truth, guess, zero_division=0)),
     "matthews_correlation": lambda truth, guess: float(matthews_corrcoef(truth, guess)),
     "pearson": _correlation(pearsonr),
     "spearmanr": _correlation(spearmanr),
@@ -102,18 +130,24 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
 
     Args:
         task_name: a GLUE task, as ``evaluate.load("glue", task_name)`` takes it; None for the
-            user's own data (accuracy; mse and Pearson).
+            user's own data (accuracy and F1; mse and Pearson).
         is_regression: what the user's own data is; a task knows it by itself.
+        classes: how many it has; 0 for as many as are seen.
         **kwargs: of ``evaluate.Metric``; with ``keep_in_memory`` nothing is written to disk.
     """
 
     def __init__(
-        self, task_name: str | None, *, is_regression: bool = False, **kwargs: Any
+        self,
+        task_name: str | None,
+        *,
+        is_regression: bool = False,
+        classes: int = 0,
+        **kwargs: Any,
     ) -> None:
         task = None if task_name is None else resolve_task(task_name)[0]
         self._is_regression = is_regression if task is None else task.is_regression
-        own = _NUMBERS if is_regression else _CLASSES
-        self._metrics = own if task is None else task.metrics
+        self._metrics = metric_names(None, is_regression) if task is None else task.metrics
+        self._classes = classes
         super().__init__(config_name=None if task is None else task.name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -137,4 +171,9 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
         with warnings.catch_warnings():
             # compute_glue_metrics says in one sentence what scipy would.
             warnings.simplefilter("ignore")
-            return {name: _METRICS[name](truth, guess) for name in self._metrics}
+            return {
+                name: _f1(truth, guess, self._classes)
+                if name == "f1"
+                else _METRICS[name](truth, guess)
+                for name in self._metrics
+            }

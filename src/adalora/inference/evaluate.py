@@ -69,7 +69,9 @@ def evaluation_sets(
             "This model was trained on your own data; name a file to evaluate it on with "
             "--validation_file, or a task with --task_name."
         )
-    data = load_data(DataSource(task_name=name, data_dir=data_dir, need=("validation",)))
+    data = load_data(DataSource(task_name=name, data_dir=data_dir, need=()))
+    if not data.validation_splits:
+        raise UserError(f"{data.origin} has no validation data; it has {', '.join(data.splits)}.")
     order = _order(data.labels, described, name)
     said, sets = data.understood, {}
     read = {one.role: one for one in said.files}
@@ -152,5 +154,6 @@ def evaluate(classifier: Classifier, examples: EvaluationSet) -> dict[str, float
         guesses.numpy(),
         references.numpy(),
         is_regression=described.is_regression,
+        labels=described.labels,
     )
     return {"loss": float(loss), **metrics, "samples": len(examples.texts)}

@@ -38,6 +38,7 @@ from adalora.glue.load import DataSource, TaskData
 from adalora.pretrained.dropout import use_fast_dropout
 from adalora.pretrained.loading import load_checkpoint, load_config, load_tokenizer
 from adalora.pretrained.unpadded import is_unpadded
+from adalora.shell import program
 from adalora.training.adaptation import AdaLora
 from adalora.training.arguments.inputs import ModelArguments
 from adalora.training.arguments.method import MethodArguments
@@ -267,6 +268,15 @@ def data_source(arguments: RunArguments) -> DataSource:
     training, data = arguments.training, arguments.data
     need = (training.do_train, training.do_eval, training.do_predict)
     by_head = data.task_name is None and not training.do_train
+    classes = classes_of_head(arguments) if by_head else None
+    if by_head and classes is None and not (data.train_file or data.validation_file):
+        method, model = arguments.method, arguments.model.model_name_or_path
+        source = method.adapter_path or method.lora_path or model
+        raise UserError(
+            f"--do_predict on --test_file {data.test_file} alone: the labels that {source} was "
+            "trained for are not known. Add the --train_file, or --lora_path with the model/ of a "
+            f"finished run; '{program('adalora')} predict RUN FILE' takes a run as it is."
+        )
     return DataSource(
         task_name=data.task_name,
         data_dir=data.data_dir,
@@ -274,7 +284,7 @@ def data_source(arguments: RunArguments) -> DataSource:
         validation_file=data.validation_file,
         test_file=data.test_file,
         cache_dir=arguments.model.cache_dir,
-        classes=classes_of_head(arguments) if by_head else None,
+        classes=classes,
         need=tuple(compress(("train", "validation", "test"), need)),
         columns=Asked(data.text_column, data.pair_column, data.label_column),
         task_type=data.task_type,

@@ -5,10 +5,75 @@ What concerns one group of flags alone is checked by its dataclass (``arguments/
 
 from __future__ import annotations
 
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
 from adalora.errors import UserError
 from adalora.glue.load import TaskData
+from adalora.glue.metrics import metric_names
+from adalora.storage.files import listed
 from adalora.training.arguments.parser import RunArguments
+from adalora.training.arguments.training import AdaLoraTrainingArguments
 from adalora.training.build import training_steps
+
+
+def check_asked(training: AdaLoraTrainingArguments) -> None:
+    """Refuse by a UserError a run that would end without having done anything."""
+    if not (training.do_train or training.do_eval or training.do_predict):
+        raise UserError("Nothing was asked for: add --do_train, --do_eval or --do_predict.")
+
+
+def check_evaluation(training: AdaLoraTrainingArguments, data: TaskData) -> None:
+    """Refuse by a UserError a metric that no evaluation on ``data`` will give."""
+    wanted = training.metric_for_best_model
+    names = [*metric_names(data.task, data.is_regression), "loss"]
+    if wanted is not None and wanted.removeprefix("eval_") not in names:
+        raise UserError(
+            f"--metric_for_best_model is {wanted!r}, and an evaluation on this data gives "
+            f"{listed(names)}; choose one of them."
+        )
+
+
+def check_batches(arguments: RunArguments, data: TaskData) -> None:
+    """Refuse by a UserError to leave out the only batch that there is."""
+    training, examples = arguments.training, len(data.splits["train"])
+    examples = min(examples, arguments.data.max_train_samples or examples)
+    size = training.train_batch_size * training.world_size
+    if training.dataloader_drop_last and examples < size:
+        raise UserError(
+            f"--dataloader_drop_last leaves out a batch that is not full, and {examples} training "
+            f"examples fill none of {size}: leave it out, or lower --per_device_train_batch_size."
+        )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Refuse by a UserError a tokenizer whose tokens the model has no embeddings for.
+
+    ``model`` is the classifier, loaded.
+    """
+    name = tokenizer.name_or_path
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"The tokenizer {name} has no token for padding, and batches need one; choose the "
+            "model's own (--tokenizer_name)."
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise UserError(
+            f"The tokenizer {name} has ids up to {highest} and the model has {rows} embeddings, 0 "
+            f"to {rows - 1}: they do not belong together; leave --tokenizer_name out, or name the "
+            "model's own."
+        )
+    kinds = getattr(model.config, "type_vocab_size", None) or 0
+    pair = tokenizer("a", "b").get("token_type_ids") or [0]
+    if 0 < kinds <= max(pair):
+        raise UserError(
+            f"The tokenizer {name} marks the second text of a pair by type {max(pair)} and the "
+            f"model has {kinds} embeddings of types, 0 to {kinds - 1}: they do not belong "
+            "together; leave --tokenizer_name out, or name the model's own."
+        )
 
 
 def check_combination(arguments: RunArguments, data: TaskData) -> None:

@@ -26,7 +26,14 @@ from adalora.training.build import (
     summary_writer,
 )
 from adalora.training.checkpointing.settings import data_settings, resume_settings
-from adalora.training.checks import check_combination, check_schedule
+from adalora.training.checks import (
+    check_asked,
+    check_batches,
+    check_combination,
+    check_evaluation,
+    check_schedule,
+    check_tokenizer,
+)
 from adalora.training.folders import (
     clear_earlier_run,
     configure_logging,
@@ -71,21 +78,30 @@ def train_and_evaluate(
 ) -> None:
     """Build, train or resume, evaluate, predict, and leave a record of it all."""
     training = arguments.training
+    check_asked(training)
     configure_logging(training)
     checkpoint = find_checkpoint(training)
     seed_everything(training)
 
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_source(arguments))
+    method = arguments.method
     if training.process_index == 0:
         print(data.understood, flush=True)
+        if training.do_train:
+            start = f", --lora_init {method.lora_init}" if method.apply_lora else ""
+            rate = f"learning rate {training.learning_rate:g}"
+            print(f"method  {method.name}{start}, {rate}", flush=True)
+    check_evaluation(training, data)
     if training.do_train:
+        check_batches(arguments, data)
         check_combination(arguments, data)
         check_schedule(arguments, data)
 
     tokenizer = build_tokenizer(arguments.model)
     built = build_model(arguments, data)
     model, lineage = built.model, built.lineage
+    check_tokenizer(tokenizer, model)
     with training.main_process_first(desc="tokenising"):
         splits = tokenise(data, tokenizer, arguments.data)
     start = how_it_starts(
@@ -95,7 +111,7 @@ def train_and_evaluate(
     if training.process_index == 0:
         print(start, flush=True)
     writer = summary_writer(training)
-    adaptation = build_adaptation(model, arguments.method, writer=writer)
+    adaptation = build_adaptation(model, method, writer=writer)
     settings = resume_settings(arguments)
     if training.do_train:
         settings |= data_settings(data, tokenizer, arguments.data.max_train_samples)
@@ -104,9 +120,9 @@ def train_and_evaluate(
         args=training,
         adaptation=adaptation,
         settings=settings,
-        reg_loss_wgt=arguments.method.reg_loss_wgt,
-        masking_prob=arguments.method.masking_prob,
-        lora_plus_ratio=arguments.method.lora_plus_ratio,
+        reg_loss_wgt=method.reg_loss_wgt,
+        masking_prob=method.masking_prob,
+        lora_plus_ratio=method.lora_plus_ratio,
         callbacks=list(callbacks),
         train_dataset=splits["train"] if training.do_train else None,
         eval_dataset=splits[data.validation_splits[0]] if training.do_eval else None,

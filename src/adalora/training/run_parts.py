@@ -94,6 +94,7 @@ def task_metrics(data: TaskData, prediction: EvalPrediction) -> dict[str, float]
         decide(prediction.predictions, data.is_regression),
         prediction.label_ids,
         is_regression=data.is_regression,
+        labels=data.labels,
     )
 
 

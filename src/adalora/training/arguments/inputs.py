@@ -114,5 +114,7 @@ class DataArguments:
                 **dict.fromkeys(samples, COUNT),
             },
         )
-        if self.task_name is None and not (self.train_file or self.validation_file):
+        if self.task_name is None and not (
+            self.train_file or self.validation_file or self.test_file
+        ):
             raise UserError(NO_DATA)

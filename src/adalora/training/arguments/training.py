@@ -12,12 +12,20 @@ import torch
 import transformers
 
 from adalora.errors import UserError
+from adalora.glue.metrics import LOWER_IS_BETTER
 from adalora.runtime.launch import (
     ADVICE,
     asks_for_fsdp,
     check_environment,
     check_job,
     refused_sharding,
+)
+from adalora.training.arguments.inherited import (
+    check_checkpointing,
+    check_optimizer,
+    check_refused,
+    check_reporters,
+    check_scheduler,
 )
 from adalora.training.arguments.inputs import flag
 from adalora.validation import COUNT, FRACTION, NOT_NEGATIVE, Interval, check_flags
@@ -27,6 +35,7 @@ logger = logging.getLogger(__name__)
 _SEED = Interval(0, 2**32 - 1)
 _RATE = Interval(0, 1e6)
 _BATCH = Interval(1, 1e6)
+_STEPS = Interval(0, 1e9, above=True)
 _WHEN = ("no", "steps", "epoch")
 # Flag -> what it may be.
 _RULES: dict[str, Interval | Sequence[str]] = {
@@ -35,6 +44,7 @@ _RULES: dict[str, Interval | Sequence[str]] = {
     "num_train_epochs": _RATE,
     "max_steps": Interval(-1, 1e9),
     "warmup_ratio": FRACTION,
+    "warmup_steps": NOT_NEGATIVE,
     "per_device_train_batch_size": _BATCH,
     "per_device_eval_batch_size": _BATCH,
     "gradient_accumulation_steps": _BATCH,
@@ -47,12 +57,19 @@ _RULES: dict[str, Interval | Sequence[str]] = {
     "cls_dropout": FRACTION,
     "eval_strategy": _WHEN,
     "logging_strategy": _WHEN,
+    "logging_steps": _STEPS,
     "eval_steps": NOT_NEGATIVE,
-    "save_steps": NOT_NEGATIVE,
+    "eval_delay": NOT_NEGATIVE,
+    "eval_accumulation_steps": COUNT,
+    "save_steps": _STEPS,
+    "save_total_limit": COUNT,
+    "torch_empty_cache_steps": COUNT,
     "early_stopping_patience": COUNT,
     "seed": _SEED,
     "data_seed": _SEED,
     "dataloader_num_workers": Interval(0, 1_000),
+    "dataloader_prefetch_factor": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
     "ddp_timeout": COUNT,
 }
 
@@ -127,20 +144,24 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         self.output_dir = os.path.join(self.root_output_dir, "model")
         if self.run_name is None:
             self.run_name = self.root_output_dir
+        check_refused(self)
         self._take_old_names()
         self._choose_logging()
+        self._choose_direction()
         self._choose_device()
         self._choose_sharding()
         self._check()
+        check_reporters(self)
         check_environment(os.environ, local_rank=self.local_rank)
         try:
             super().__post_init__()
         except UserError:
             raise
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # what reads a flag's file or object raises its own kind
             raise UserError(f"The training flags do not fit together: {error}") from error
-        self._check_checkpointing()
-        self._check_optimizer()
+        check_checkpointing(self)
+        check_optimizer(self)
+        check_scheduler(self)
         check_job(os.environ, self.distributed_state)
         self._check_sharding()
         if self.n_gpu > 1:
@@ -166,13 +187,19 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
 
     def _choose_logging(self) -> None:
         """Let log records follow the length of the run where no number of steps is given."""
-        if self.logging_steps is not None:
+        if self.logging_steps not in (None, LOGGED_FRACTION):
             return
         # The Trainer rounds the steps up, so that there are from 50 to 100 in a run of 50 or more.
         self.logging_steps = LOGGED_FRACTION
         if self.eval_steps is None:
             # transformers' own default, which would follow logging_steps.
             self.eval_steps = 500
+
+    def _choose_direction(self) -> None:
+        """transformers takes more for better of everything but a loss."""
+        name = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and name in LOWER_IS_BETTER:
+            self.greater_is_better = False
 
     def _choose_device(self) -> None:
         accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -183,31 +210,6 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                 raise UserError(
                     "--fp16 needs a GPU and this run is on the CPU; use --bf16 there, or no flag."
                 )
-
-    def _check_checkpointing(self) -> None:
-        """Under two names, the second of which transformers 5.23 brought."""
-        for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-            options = getattr(self, name, None)
-            if isinstance(options, dict) and options.get("use_reentrant"):
-                raise UserError(
-                    f"--{name} asks for use_reentrant, which cannot go back through what all "
-                    "layers share (DeBERTa's table of positions); leave it out."
-                )
-
-    def _check_optimizer(self) -> None:
-        try:
-            transformers.Trainer.get_optimizer_cls_and_kwargs(self)
-        except ImportError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"--optim {self.optimizer_name} needs a package that is not here ({reason}); "
-                "install it, or choose adamw_torch_fused, adamw_torch, adafactor or sgd."
-            ) from error
-        except ValueError as error:
-            # Some want the model, which is not there yet.
-            if "model" not in str(error):
-                message = f"--optim {self.optimizer_name} cannot be used: {error}."
-                raise UserError(message) from error
 
     @property
     def optimizer_name(self) -> str:
@@ -252,6 +254,27 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                 f"--early_stopping_patience {patience} compares evaluations and ends with the "
                 "best model, so it needs --eval_strategy epoch --save_strategy epoch "
                 "--load_best_model_at_end (or steps in both places)."
+            )
+        best = self.load_best_model_at_end or self.save_strategy == "best"
+        if best and strategy == "no":
+            flag = (
+                "--load_best_model_at_end"
+                if self.load_best_model_at_end
+                else "--save_strategy best"
+            )
+            raise UserError(
+                f"{flag} compares evaluations, so it needs --eval_strategy steps or epoch."
+            )
+        if self.save_strategy == "best" and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
+        if self.ddp_backend and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise UserError(
+                f"--ddp_backend {self.ddp_backend} connects several processes and this run has "
+                f"one; start several with {ADVICE}, or leave the flag out."
+            )
+        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
+            raise UserError(
+                "--dataloader_persistent_workers needs --dataloader_num_workers above 0."
             )
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
             raise UserError(
