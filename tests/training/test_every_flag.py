@@ -79,6 +79,8 @@ ODD_VALUES = [
     ("--accelerator_config /", "do not fit together: .*directory"),
     ("--activation_checkpointing_kwargs nonsense", "has to be a JSON object"),
     ("""--gradient_checkpointing_kwargs '{"speed": 2}'""", "there are .*use_reentrant"),
+    ("--torch_compile_backend nonsense", "--torch_compile_backend 'nonsense' is none; .*eager"),
+    ("--torch_compile_mode fast", "--torch_compile_mode 'fast' is none; .*reduce-overhead"),
     ("--warmup_steps inf", "--warmup_steps is inf"),
     ("--logging_steps inf", "--logging_steps is inf"),
     ("--logging_steps nan", "--logging_steps is nan"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import DynamoBackend  # type: ignore[import-untyped]
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -128,6 +129,23 @@ def check_scheduler(training: transformers.TrainingArguments) -> None:
             f"{given} cannot be made: {reason}. Its arguments are those of --lr_scheduler_kwargs "
             "(transformers, 'Schedules'); linear, cosine, constant and others need none."
         ) from error
+
+
+def check_compilation(training: transformers.TrainingArguments) -> None:
+    """Refuse a backend or a mode that ``torch.compile`` would meet in the first step."""
+    backends = [one.value.lower() for one in DynamoBackend if one is not DynamoBackend.NO]
+    backend, mode = training.torch_compile_backend, training.torch_compile_mode
+    if backend is not None and backend.lower() not in backends:
+        raise UserError(
+            f"--torch_compile_backend {backend!r} is none; choose from {', '.join(backends)}."
+        )
+    if mode is not None and mode not in _COMPILE_MODES:
+        raise UserError(
+            f"--torch_compile_mode {mode!r} is none; choose from {', '.join(_COMPILE_MODES)}."
+        )
+
+
+_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
 def check_optimizer(training: Any) -> None:

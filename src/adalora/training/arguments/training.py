@@ -22,6 +22,7 @@ from adalora.runtime.launch import (
 )
 from adalora.training.arguments.inherited import (
     check_checkpointing,
+    check_compilation,
     check_optimizer,
     check_refused,
     check_reporters,
@@ -152,6 +153,7 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
         self._choose_sharding()
         self._check()
         check_reporters(self)
+        check_compilation(self)
         check_environment(os.environ, local_rank=self.local_rank)
         try:
             super().__post_init__()
