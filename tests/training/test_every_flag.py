@@ -92,6 +92,7 @@ ODD_VALUES = [
     ("--eval_accumulation_steps 0", "--eval_accumulation_steps is 0"),
     ("--torch_empty_cache_steps 0", "--torch_empty_cache_steps is 0"),
     ("--dataloader_prefetch_factor 0 --dataloader_num_workers 1", "prefetch_factor is 0"),
+    ("--dataloader_multiprocessing_context fork", "needs --dataloader_num_workers above 0"),
     ("--dataloader_persistent_workers", "needs --dataloader_num_workers above 0"),
     ("--load_best_model_at_end --save_strategy no", "--load_best_model_at_end compares"),
     ("--save_strategy best", "--save_strategy best compares evaluations"),

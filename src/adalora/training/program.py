@@ -89,9 +89,9 @@ def train_and_evaluate(
     if training.process_index == 0:
         print(data.understood, flush=True)
         if training.do_train:
-            start = f", --lora_init {method.lora_init}" if method.apply_lora else ""
+            factors = f", --lora_init {method.lora_init}" if method.apply_lora else ""
             rate = f"learning rate {training.learning_rate:g}"
-            print(f"method  {method.name}{start}, {rate}", flush=True)
+            print(f"method  {method.name}{factors}, {rate}", flush=True)
     check_evaluation(training, data)
     if training.do_train:
         check_batches(arguments, data)

@@ -142,17 +142,15 @@ class AdaLoraTrainer(ResumableTrainer):
             return super()._get_eval_sampler(eval_dataset)
         return SequentialSampler(eval_dataset)
 
-    def _get_dataloader(
-        self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any
-    ) -> Any:
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """The installed one's, where --dataloader_drop_last is of training alone.
 
         Of an evaluation it would leave out examples, and of a prediction answers.
         """
         drops = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drops and is_training
+        self.args.dataloader_drop_last = drops and kwargs.get("is_training", False)
         try:
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(*args, **kwargs)
         finally:
             self.args.dataloader_drop_last = drops
 

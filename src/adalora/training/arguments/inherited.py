@@ -12,8 +12,10 @@ from typing import Any
 import torch
 import transformers
 from accelerate.utils import DynamoBackend  # type: ignore[import-untyped]
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from adalora.errors import UserError
 from adalora.storage.files import listed
@@ -100,7 +102,7 @@ def check_scheduler(training: transformers.TrainingArguments) -> None:
     It is made, and followed to its end, on one number, for as many steps as ``--max_steps`` says.
     """
     options = {} if training.lr_scheduler_kwargs is None else training.lr_scheduler_kwargs
-    given = f"--lr_scheduler_type {training.lr_scheduler_type.value}"
+    given = f"--lr_scheduler_type {_listed(training.lr_scheduler_type)[0]}"
     if training.lr_scheduler_kwargs is not None:
         given += f" --lr_scheduler_kwargs '{training.lr_scheduler_kwargs}'"
     steps = min(training.max_steps, 1000) if training.max_steps > 0 else 1000

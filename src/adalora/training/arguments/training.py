@@ -274,10 +274,9 @@ class AdaLoraTrainingArguments(transformers.TrainingArguments):
                 f"--ddp_backend {self.ddp_backend} connects several processes and this run has "
                 f"one; start several with {ADVICE}, or leave the flag out."
             )
-        if self.dataloader_persistent_workers and not self.dataloader_num_workers:
-            raise UserError(
-                "--dataloader_persistent_workers needs --dataloader_num_workers above 0."
-            )
+        for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+            if getattr(self, name) and not self.dataloader_num_workers:
+                raise UserError(f"--{name} needs --dataloader_num_workers above 0.")
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
             raise UserError(
                 f"--num_train_epochs is {self.num_train_epochs}; it must be above 0 "
