@@ -97,6 +97,9 @@ def resume_settings(arguments: RunArguments) -> dict[str, Any]:
         }
     # What the file says, not where it lies.
     settings["peft_config"] = arguments.method.peft_values
+    # A checkpoint has gone beyond where its factors started, unless they came out of the base.
+    if settings["lora_init"] != "pissa":
+        del settings["lora_init"]
     return settings
 
 
