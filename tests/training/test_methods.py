@@ -359,7 +359,7 @@ def test_the_name_tells_the_options(flags: dict[str, Any], expected: str) -> Non
         ({"lora_init": "orthogonal"}, "needs --apply_lora"),
         (
             {**LORA, "lora_type": "svd", "lora_init": "lora", "lora_plus_ratio": 8},
-            "which --lora_init lora does not start at zero",
+            "which --lora_init lora, the start of --apply_adalora, does not start",
         ),
         ({**LORA, "lora_scaling": "rs"}, "choose standard or rank_stabilised"),
         ({"lora_scaling": "rank_stabilised"}, "needs --apply_lora"),

@@ -44,8 +44,12 @@ def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:
         failure = None
         if training.should_save:
             try:
-                _make_folder(training)
-                held.enter_context(locked_folder(Path(str(training.root_output_dir))))
+                root = Path(str(training.root_output_dir))
+                with _said_of(root):
+                    Path(str(training.output_dir)).mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked_folder(root))
+                with _said_of(root):
+                    _check_folder(training)
             except UserError as error:
                 failure = str(error)
         if failures := [one for one in gather_object([failure]) if one is not None]:
@@ -53,17 +57,22 @@ def hold_folder(training: AdaLoraTrainingArguments) -> Iterator[None]:
         yield
 
 
-def _make_folder(training: AdaLoraTrainingArguments) -> None:
-    root, model = Path(str(training.root_output_dir)), Path(str(training.output_dir))
+@contextmanager
+def _said_of(root: Path) -> Iterator[None]:
     try:
-        model.mkdir(parents=True, exist_ok=True)
-        if not os.access(model, os.W_OK):
-            raise PermissionError(f"no permission to write in {model}")
-        os.close(without_links(str(root / "log.txt"), os.O_WRONLY | os.O_CREAT))
+        yield
     except OSError as error:
         raise UserError(
             f"--root_output_dir {str(root)!r} cannot be written to ({error}); choose another."
         ) from error
+
+
+def _check_folder(training: AdaLoraTrainingArguments) -> None:
+    """Raise OSError where the folder that this run holds cannot be written to."""
+    if not os.access(str(training.output_dir), os.W_OK):
+        raise PermissionError(f"no permission to write in {training.output_dir}")
+    log = os.path.join(str(training.root_output_dir), "log.txt")
+    os.close(without_links(log, os.O_WRONLY | os.O_CREAT))
 
 
 def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
