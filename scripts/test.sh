@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets the environment up as the quickstart does, then runs the linter, the type checker and the
 # test suite. Arguments go to pytest:  bash scripts/test.sh tests/report -k table
-#   bash scripts/test.sh                  everything: about ten minutes on two cores
-#   bash scripts/test.sh -m "not slow"    the first tier: about four
+#   bash scripts/test.sh                  everything: about twelve minutes on two cores
+#   bash scripts/test.sh -m "not slow"    the first tier: about five
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 

@@ -71,8 +71,9 @@ def _check_folder(training: AdaLoraTrainingArguments) -> None:
     """Raise OSError where the folder that this run holds cannot be written to."""
     if not os.access(str(training.output_dir), os.W_OK):
         raise PermissionError(f"no permission to write in {training.output_dir}")
-    log = os.path.join(str(training.root_output_dir), "log.txt")
-    os.close(without_links(log, os.O_WRONLY | os.O_CREAT))
+    if training.process_index == 0:
+        log = os.path.join(str(training.root_output_dir), "log.txt")
+        os.close(without_links(log, os.O_WRONLY | os.O_CREAT))
 
 
 def find_checkpoint(training: AdaLoraTrainingArguments) -> str | None:
