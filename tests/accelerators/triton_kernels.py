@@ -63,7 +63,7 @@ CASES = [
     # Each distance its own bucket.
     Case((12, 5), buckets=-1),
     Case((20, 5), dropout=0.25),
-    Case((34, 3), size=64, dtype=torch.float16, dropout=0.25),
+    Case((40, 12), size=64, dtype=torch.float16, dropout=0.25),
 ]
 
 
