@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from adalora.runtime.machine import processor_name
 
 __all__ = ["alternate", "machine"]
 
@@ -38,13 +39,8 @@ def alternate(
 
 def machine() -> dict[str, Any]:
     """Processor, threads and package versions."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        model = names[0].split(":")[1].strip() if names else model
     return {
-        "processor": model,
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,3 +136,18 @@ def mnli_run(factory: pytest.TempPathFactory) -> tuple[Path, str]:
         *("--max_test_samples", "40", "--logging_steps", "4", "--save_steps", "6"),
         *("--tb_writter_loginterval", "2"),
     )
+
+
+def lines_of_program(module: str, *words: str) -> list[dict[str, Any]]:
+    """The lines of JSON that ``python -m MODULE WORDS`` prints, in a process of its own."""
+    paths = [str(PROJECT_ROOT / part) for part in ("src", "loralib", ".")]
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -45,6 +45,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from adalora.pretrained.deberta.encoder import UnpaddedDebertaV2Model
 from adalora.pretrained.deberta.packing import Packing
+from adalora.runtime.device_costs import is_view
 
 __all__ = ["CASES", "COUNTED", "DEVICE"]
 
@@ -127,9 +128,8 @@ _TENSORS_A_KERNEL = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
 
 def _launches(function: Any, args: Any) -> int:
     """Kernels that CUDA would start, by a model: one for an operator, none for a view."""
-    name, returns = str(function), function._schema.returns
-    view = returns and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-    if view or _NO_KERNEL.match(name):
+    name = str(function)
+    if is_view(function) or _NO_KERNEL.match(name):
         return 0
     lists = [value for value in args if isinstance(value, list | tuple) and value]
     lists = [value for value in lists if isinstance(value[0], Tensor)]

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.accelerators.fake_device import CASES, COUNTED
+from tests.program import lines_of_program
 
 #: Made at the first allocation of a run, from what the host knows.
 ONCE_PER_RUN = {"training/allocation_history.py"}
 
 
 @pytest.fixture(scope="module")
-def steps(project_root: Path) -> dict[str, dict[str, Any]]:
+def steps() -> dict[str, dict[str, Any]]:
     """What came of each case; registering a device changes a process for good, so in another."""
-    paths = [str(project_root / part) for part in ("src", "loralib", ".")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.accelerators.fake_device"],
-        cwd=project_root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = lines_of_program("tests.accelerators.fake_device")
     return {line["case"]: line for line in lines}
 
 

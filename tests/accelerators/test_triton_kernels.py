@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from tests.program import lines_of_program
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
@@ -21,24 +16,12 @@ pytestmark = pytest.mark.skipif(
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3}
 
 
-def lines_of(what: str, project_root: Path) -> list[dict[str, Any]]:
-    """The program's lines; interpreting is chosen when Triton is imported, so in a process."""
-    paths = [str(project_root / part) for part in ("src", "loralib", ".")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.accelerators.triton_kernels", what],
-        cwd=project_root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+PROGRAM = "tests.accelerators.triton_kernels"
 
 
 @pytest.mark.slow
-def test_the_interpreter_agrees_with_the_reference(project_root: Path) -> None:
-    lines = lines_of("interpret", project_root)
+def test_the_interpreter_agrees_with_the_reference() -> None:
+    lines = lines_of_program(PROGRAM, "interpret")
     assert len(lines) >= 10
     for line in lines:
         dtype = next(name for name in TOLERANCE if name in line["case"])
@@ -47,8 +30,8 @@ def test_the_interpreter_agrees_with_the_reference(project_root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_compile_without_spilling(project_root: Path) -> None:
-    lines = lines_of("compile", project_root)
+def test_kernels_compile_without_spilling() -> None:
+    lines = lines_of_program(PROGRAM, "compile")
     assert {line["kernel"].split()[1] for line in lines} == {"sm_80", "sm_90"}
     for line in lines:
         assert line["stack"] == 0, line

@@ -5,7 +5,6 @@ Its text is what belongs into a report of a fault.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import statistics
@@ -77,7 +76,7 @@ def machine() -> list[tuple[str, str]]:
     import torch
 
     from adalora import __version__
-    from adalora.runtime.machine import available_memory
+    from adalora.runtime.machine import available_memory, processor_name, usable_cores
 
     found = []
     for package in PACKAGES:
@@ -85,14 +84,12 @@ def machine() -> list[tuple[str, str]]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             found.append(f"{package} absent")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    available = available_memory()
     return [
         ("adalora", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
         ("packages", ", ".join(found)),
-        ("processor", f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"),
-        ("cores, threads", f"{cores}, {torch.get_num_threads()}"),
-        ("memory", "unknown" if available is None else f"{available / 2**30:.1f} GiB available"),
+        ("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
+        ("cores, threads", f"{usable_cores()}, {torch.get_num_threads()}"),
+        ("memory", f"{available_memory() / 2**30:.1f} GiB available"),
     ]
 
 
@@ -157,13 +154,13 @@ def _check(console: Console, devices: Sequence[torch.device]) -> bool:
 def _speeds(device: torch.device) -> Iterator[Speed]:
     import torch
 
+    from adalora.runtime.device_costs import DeviceCosts
+
     layers = LAYERS.get(device.type, 12)
     for low in precisions(device):
         if low == torch.float16 and torch.bfloat16 in precisions(device):
             continue
         step = _step(device, layers, low)
-        from adalora.runtime.device_costs import DeviceCosts
-
         step()
         with DeviceCosts() as costs:
             step()
@@ -254,6 +251,8 @@ def advice(devices: Sequence[torch.device], speeds: Sequence[Speed]) -> Iterator
     """What to change on this machine, a sentence each."""
     import torch
 
+    from adalora.runtime.machine import usable_cores
+
     only_cpu = all(device.type == "cpu" for device in devices)
     if only_cpu and shutil.which("nvidia-smi"):
         built = torch.version.cuda
@@ -261,8 +260,7 @@ def advice(devices: Sequence[torch.device], speeds: Sequence[Speed]) -> Iterator
         yield f"There is an NVIDIA driver, and this PyTorch {why}: install a build for CUDA."
     if any(device.type == "cuda" for device in devices) and find_spec("triton") is None:
         yield "Triton is missing, and with it the fast attention: pip install triton."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    if cores is not None and torch.get_num_threads() > cores:
+    if torch.get_num_threads() > (cores := usable_cores()):
         yield (
             f"PyTorch takes {torch.get_num_threads()} threads on {cores} cores: "
             f"set OMP_NUM_THREADS={cores}."

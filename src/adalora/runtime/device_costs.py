@@ -79,7 +79,7 @@ class DeviceCosts(TorchDispatchMode):
         reads = name in _READS or (name in _INDEXED and _by_mask(args[1]))
         if reads:
             self.reads[name] += 1
-        elif name not in _NOTHING and not _is_view(function):
+        elif name not in _NOTHING and not is_view(function):
             lists = [len(x) for x in args if isinstance(x, list | tuple) and _of_tensors(x)]
             self.launches[name] += -(-max(lists, default=1) // _PER_LIST_KERNEL)
         result = function(*args, **(kwargs or {}))
@@ -102,7 +102,7 @@ def _by_mask(indices: Any) -> bool:
 
 
 @cache
-def _is_view(function: Any) -> bool:
+def is_view(function: Any) -> bool:
     """Whether all results share memory with an argument, and nothing is written."""
     returns = function._schema.returns
     return bool(returns) and all(
