@@ -36,6 +36,18 @@ def tile_of(dtype: torch.dtype, size: int) -> tuple[int, int]:
 
 
 @triton.jit
+def _offsets(begin, at, heads, head, D: tl.constexpr):
+    """Where the entries of the sequence's tokens ``at`` are, of one head, in [tokens, heads, d]."""
+    return ((begin + at)[:, None] * heads + head) * D + tl.arange(0, D)[None, :]
+
+
+@triton.jit
+def _rows_at(source, offsets, inside):
+    """A tile of ``source``, zero in the rows beyond the sequence."""
+    return tl.load(source + offsets, mask=inside[:, None], other=0.0)
+
+
+@triton.jit
 def _scores(
     query, key, c2p, p2c, slots, base, i, j, length, rows, longest,
     HAS_C2P: tl.constexpr, HAS_P2C: tl.constexpr,
@@ -73,17 +85,16 @@ def _forward(
         return
     head = tl.program_id(2)
     base = head.to(tl.int64) * tokens + begin
-    d = tl.arange(0, D)
-    at_i = ((begin + i)[:, None] * heads + head) * D + d[None, :]
-    q = tl.load(query + at_i, mask=(i < length)[:, None], other=0.0)
+    at_i = _offsets(begin, i, heads, head, D)
+    q = _rows_at(query, at_i, i < length)
     largest = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     context = tl.zeros([TILE, D], tl.float32)
     for first in range(0, length, TILE):
         j = first + tl.arange(0, TILE)
-        at_j = ((begin + j)[:, None] * heads + head) * D + d[None, :]
-        k = tl.load(key + at_j, mask=(j < length)[:, None], other=0.0)
-        v = tl.load(value + at_j, mask=(j < length)[:, None], other=0.0)
+        at_j = _offsets(begin, j, heads, head, D)
+        k = _rows_at(key, at_j, j < length)
+        v = _rows_at(value, at_j, j < length)
         scores = _scores(q, k, c2p, p2c, slots, base, i, j, length, rows, longest, HAS_C2P, HAS_P2C)
         higher = tl.maximum(largest, tl.max(scores, axis=1))
         shrink = tl.exp(largest - higher)
@@ -114,18 +125,17 @@ def _backward_queries(
         return
     head = tl.program_id(2)
     base = head.to(tl.int64) * tokens + begin
-    d = tl.arange(0, D)
-    at_i = ((begin + i)[:, None] * heads + head) * D + d[None, :]
-    q = tl.load(query + at_i, mask=(i < length)[:, None], other=0.0)
-    g = tl.load(d_output + at_i, mask=(i < length)[:, None], other=0.0)
+    at_i = _offsets(begin, i, heads, head, D)
+    q = _rows_at(query, at_i, i < length)
+    g = _rows_at(d_output, at_i, i < length)
     divisor = tl.load(lse + base + i, mask=i < length, other=0.0)
     mean = tl.load(delta + base + i, mask=i < length, other=0.0)
     gradient = tl.zeros([TILE, D], tl.float32)
     for first in range(0, length, TILE):
         j = first + tl.arange(0, TILE)
-        at_j = ((begin + j)[:, None] * heads + head) * D + d[None, :]
-        k = tl.load(key + at_j, mask=(j < length)[:, None], other=0.0)
-        v = tl.load(value + at_j, mask=(j < length)[:, None], other=0.0)
+        at_j = _offsets(begin, j, heads, head, D)
+        k = _rows_at(key, at_j, j < length)
+        v = _rows_at(value, at_j, j < length)
         scores = _scores(q, k, c2p, p2c, slots, base, i, j, length, rows, longest, HAS_C2P, HAS_P2C)
         probabilities = tl.exp(scores - divisor[:, None])
         d_kept = tl.dot(g, tl.trans(v), input_precision="ieee")
@@ -154,17 +164,16 @@ def _backward_keys(
         return
     head = tl.program_id(2)
     base = head.to(tl.int64) * tokens + begin
-    d = tl.arange(0, D)
-    at_j = ((begin + j)[:, None] * heads + head) * D + d[None, :]
-    k = tl.load(key + at_j, mask=(j < length)[:, None], other=0.0)
-    v = tl.load(value + at_j, mask=(j < length)[:, None], other=0.0)
+    at_j = _offsets(begin, j, heads, head, D)
+    k = _rows_at(key, at_j, j < length)
+    v = _rows_at(value, at_j, j < length)
     of_key = tl.zeros([TILE, D], tl.float32)
     of_value = tl.zeros([TILE, D], tl.float32)
     for first in range(0, length, TILE):
         i = first + tl.arange(0, TILE)
-        at_i = ((begin + i)[:, None] * heads + head) * D + d[None, :]
-        q = tl.load(query + at_i, mask=(i < length)[:, None], other=0.0)
-        g = tl.load(d_output + at_i, mask=(i < length)[:, None], other=0.0)
+        at_i = _offsets(begin, i, heads, head, D)
+        q = _rows_at(query, at_i, i < length)
+        g = _rows_at(d_output, at_i, i < length)
         # Queries beyond the sequence: a probability of exp(score - inf), which is 0.
         divisor = tl.load(lse + base + i, mask=i < length, other=float("inf"))
         mean = tl.load(delta + base + i, mask=i < length, other=0.0)
